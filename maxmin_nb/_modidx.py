@@ -138,4 +138,5 @@ d = { 'settings': { 'branch': 'main',
                                    'maxmin_nb.welfare._groups': ('welfare.html#_groups', 'maxmin_nb/welfare.py'),
                                    'maxmin_nb.welfare._inside': ('welfare.html#_inside', 'maxmin_nb/welfare.py'),
                                    'maxmin_nb.welfare._shares': ('welfare.html#_shares', 'maxmin_nb/welfare.py'),
+                                   'maxmin_nb.welfare.exponentiated': ('welfare.html#exponentiated', 'maxmin_nb/welfare.py'),
                                    'maxmin_nb.welfare.fenchel_gap': ('welfare.html#fenchel_gap', 'maxmin_nb/welfare.py')}}}
