@@ -52,10 +52,11 @@ def prob_vector(
 
 # %% ../nbs/00_preferences.ipynb #a38cbff5
 def _probs(p, name: str) -> np.ndarray:
-    "`p` as floats, all in [0, 1]."
+    "`p` as floats in [0, 1], rounding errors clipped."
     p = np.asarray(p, float)
-    require(p.size and (p >= 0).all() and (p <= 1).all(), f"{name} must hold probabilities between 0 and 1 and at least one; it is {p!r}")
-    return p
+    require(p.size, f"{name} is empty; it must hold a probability for each pair")
+    require((p > -1e-9).all() and (p < 1 + 1e-9).all(), f"{name} ranges from {p.min():.4g} to {p.max():.4g}; it must hold probabilities between 0 and 1")
+    return p.clip(0, 1)
 
 # %% ../nbs/00_preferences.ipynb #c54a4bd3
 def mix(
