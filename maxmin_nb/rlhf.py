@@ -25,10 +25,12 @@ def bt_loss(
     return float((loss if weight is None else weight*loss).sum() + l2/2*(c@c))
 
 # %% ../nbs/01_rlhf.ipynb #c09450ef
-def _refuse_separable(x):
-    "Raise if a direction e has x@e >= 0 everywhere and > 0 somewhere."
+def _separable(x):
+    "Is there a direction e with x@e >= 0 everywhere and > 0 somewhere?"
     m = x@linprog(-x.sum(0), A_ub=-x, b_ub=np.zeros(len(x)), bounds=(-1, 1)).x
-    require(not m.max() > 1e3*max(1e-9, -m.min()), "the comparisons are separable: some direction of reward explains every choice it speaks about, so the likelihood has no maximum; use l2 > 0")
+    return m.max() > 1e3*max(1e-9, -m.min())
+
+_SEPARABLE = "the comparisons are separable: some direction of reward explains every choice it speaks about, so the likelihood has no maximum; use l2 > 0"
 
 def _check_fit(diff, weight, l2):
     "The data of a fit as float arrays, or a sentence about what is wrong with them."
@@ -64,26 +66,28 @@ def fit_bradley_terry(
     weight=None,        # (n,) how much each comparison counts; None = 1
     l2: float=0.,       # λ: strength of the penalty λ/2 |φ|²
     start=None,         # (d,) where to begin; None, or a start worse than 0, begins at 0
-    tol: float=1e-10,   # the last step is the one with half the decrement <= tol · max(weight)
+    tol: float=1e-10,   # the last step changes no log-odds by more than √tol
     max_iter: int=100,  # Newton steps
 ) -> np.ndarray:
     """Maximum likelihood coefficients φ (d,) of a linear Bradley-Terry reward: Newton's method with halving.
     Raises ValueError for bad input and for separable data with l2 = 0, RuntimeError if `max_iter` steps do not suffice."""
     diff, weight = _check_fit(diff, weight, l2)
+    require(max_iter >= 1, f"max_iter is {max_iter}; it must be 1 or more")
     zero = np.zeros(diff.shape[1])
     c = zero if start is None else np.array(start, float)
     require(c.shape == zero.shape and np.isfinite(c).all(), f"start has shape {c.shape}; it must be {zero.shape} and finite")
     T, f = _whiten(diff, weight, l2), lambda c: bt_loss(c, diff, weight, l2)
-    x, seen, c, dec = diff@T, (weight > 0) & diff.any(1), min(zero, c, key=f), np.inf
+    x, seen, c = diff@T, (weight > 0) & diff.any(1), min(zero, c, key=f)
     for _ in range(max_iter):
         step, dec = _newton_step(c, diff, weight, l2, T, x)
-        if dec <= 2*tol*weight.max() + 1e-300:
-            if not l2 and (diff@c).max() > 15: _refuse_separable(x[seen])
+        if np.abs(diff[seen]@step).max(initial=0) <= tol**.5:
+            require(l2 or (diff[seen]@c).max(initial=0) < 20 or not _separable(x[seen]), _SEPARABLE)
             return c + step
         t, now = 1., f(c)
         while f(c + t*step) > now - 1e-4*t*dec + 1e-14*abs(now) and t > 1e-12: t /= 2
         c = c + t*step
-        if not l2 and (diff[seen]@c > 0).all(): _refuse_separable(x[seen])
+        require(l2 or not (diff[seen]@c > 0).all(), _SEPARABLE)
+    require(l2 or not _separable(x[seen]), _SEPARABLE)
     raise RuntimeError(f"Newton's method did not converge in {max_iter} steps (decrement {dec:.2g}); raise max_iter or l2")
 
 # %% ../nbs/01_rlhf.ipynb #e266549a
