@@ -70,19 +70,30 @@ def e_step(
     z = logsumexp(a, axis=1, keepdims=True)
     return np.exp(a - z), z.sum()
 
-# %% ../nbs/03_mixture.ipynb #8bb1b914
+# %% ../nbs/03_mixture.ipynb #503f9f90
+def _blocks(n, d, K):
+    "Slices of `n` rows, small enough for a product of a block (rows, d) with d or K columns to stay on one thread."
+    size = max(16, 60_000//(d*max(d, K)))
+    return [slice(i, i + size) for i in range(0, n, size)]
+
+def _times(x, c):
+    "x@c by blocks."
+    return np.concatenate([x[b]@c for b in _blocks(*x.shape, c.shape[1])])
+
+# %% ../nbs/03_mixture.ipynb #c5433afe
 def _newton_steps(t, q, coef, margins, l2):
     "For each component: gradient (d, K) of -Q_u and Newton step (d, K)."
     s, p = t.weight[:, None]*q[t.row], sigmoid(-margins)
-    g, h, d = l2*coef - t.x.T@(s*p), s*p*(1 - p), len(coef)
-    step = np.zeros_like(coef)
-    for k in range(coef.shape[1]):
-        H = (t.x*h[:, k:k+1]).T@t.x
-        H.flat[::d+1] += l2 + 1e-12*np.trace(H)/d + 1e-300        # keeps H invertible where no comparison speaks of a direction
-        step[:, k] = np.linalg.solve(H, -g[:, k])
-    return g, step
+    (d, K), sp, h = coef.shape, s*p, s*p*(1 - p)
+    g, H = l2*coef, np.zeros((K, d, d))
+    for b in _blocks(len(t.x), d, K):
+        x = t.x[b]
+        g -= x.T@sp[b]
+        for k in range(K): H[k] += (x.T*h[b, k])@x
+    for k in range(K): H[k].flat[::d+1] += l2 + 1e-12*np.trace(H[k])/d + 1e-300      # keeps H invertible where no comparison speaks of a direction
+    return g, -np.linalg.solve(H, g.T[..., None])[..., 0].T
 
-# %% ../nbs/03_mixture.ipynb #503f9f90
+# %% ../nbs/03_mixture.ipynb #8d5f3248
 def m_step(
     t: _Table,     # comparisons sorted by user
     q,             # (H, K) responsibilities
@@ -94,7 +105,7 @@ def m_step(
     "One damped Newton step for each component, which never lowers Q_u. New (coef, margins, ll)."
     Q = lambda c, ll: (q*ll).sum(0) - l2/2*(c**2).sum(0)
     g, step = _newton_steps(t, q, coef, margins, l2)
-    Q0, slope, moved, length = Q(coef, ll), -(g*step).sum(0), t.x@step, np.ones(coef.shape[1])
+    Q0, slope, moved, length = Q(coef, ll), -(g*step).sum(0), _times(t.x, step), np.ones(coef.shape[1])
     for _ in range(40):
         new = coef + length*step, margins + length*moved
         new_ll = _user_sums(t, new[1])
@@ -103,7 +114,7 @@ def m_step(
         length[short] /= 2
     return *new, new_ll
 
-# %% ../nbs/03_mixture.ipynb #74f216c8
+# %% ../nbs/03_mixture.ipynb #4fc319fd
 def _reseed(t, q, coef, margins, ll):
     "Give every empty component the worst-explained user who is not yet the only one of a group. In place; returns the users moved."
     moved = []
@@ -117,7 +128,7 @@ def _reseed(t, q, coef, margins, ll):
     ll[:] = _user_sums(t, margins)
     return moved
 
-# %% ../nbs/03_mixture.ipynb #ecd43904
+# %% ../nbs/03_mixture.ipynb #77ae7a9a
 def _refuse_separable(t, q, coef, margins):
     "Without a penalty: raise ValueError if the comparisons of a component have no finite fit."
     for k in np.flatnonzero(abs(margins).max(0) > 10):
@@ -125,7 +136,7 @@ def _refuse_separable(t, q, coef, margins):
         try: fit_bradley_terry(t.x[rows], weight=(t.weight*q[t.row, k])[rows], start=coef[:, k])
         except (ValueError, RuntimeError): raise ValueError(f"the comparisons of component {k} are separable: its likelihood has no maximum; use l2 > 0, such as 1e-3") from None
 
-# %% ../nbs/03_mixture.ipynb #4fc319fd
+# %% ../nbs/03_mixture.ipynb #117e0f03
 def _em(t, q, method, l2, max_iter, tol):
     "EM from the responsibilities `q`: (objective trace, coef, weights, times a component was reseeded, converged)."
     coef, margins = np.zeros((t.x.shape[1], q.shape[1])), np.zeros((len(t.x), q.shape[1]))
@@ -145,7 +156,7 @@ def _em(t, q, method, l2, max_iter, tol):
     if l2 == 0: _refuse_separable(t, q, coef, margins)
     return np.array(trace), coef, weights, reseeded, converged
 
-# %% ../nbs/03_mixture.ipynb #117e0f03
+# %% ../nbs/03_mixture.ipynb #81a46461
 @dataclass(repr=False)
 class RewardMixture:
     "K linear rewards and a posterior over them for every user. Components are ordered by decreasing weight."
@@ -170,7 +181,7 @@ class RewardMixture:
         require(f.shape[-1:] == self.coef.shape[:1], f"features has shape {f.shape}; its last axis must be {len(self.coef)}, as in the fit")
         return f@self.coef
 
-# %% ../nbs/03_mixture.ipynb #81a46461
+# %% ../nbs/03_mixture.ipynb #07ba71c1
 def assign(self:RewardMixture,
     diff,        # (n, d) features: chosen minus rejected
     users,       # n ids
@@ -200,7 +211,7 @@ def user_log_likelihood(self:RewardMixture, diff, users):
 
 RewardMixture.assign, RewardMixture.predict_proba, RewardMixture.user_log_likelihood = assign, predict_proba, user_log_likelihood
 
-# %% ../nbs/03_mixture.ipynb #1fe18dbd
+# %% ../nbs/03_mixture.ipynb #0cb3bac1
 def save(self:RewardMixture,
     path, # a .safetensors file
 ):
@@ -218,7 +229,7 @@ def load(cls, path):
 
 RewardMixture.save, RewardMixture.load = save, classmethod(load)
 
-# %% ../nbs/03_mixture.ipynb #0cb3bac1
+# %% ../nbs/03_mixture.ipynb #8163dd0c
 def fit_mixture(
     diff,                 # (n, d) features: chosen minus rejected
     users,                # n ids: who made each comparison
@@ -246,11 +257,11 @@ def fit_mixture(
     if not converged: warnings.warn(f"EM had not converged after max_iter={max_iter} iterations; raise it, or tol")
     order = np.argsort(-weights, kind='stable')
     coef, weights = coef[:, order], weights[order]
-    ll = _user_sums(t, t.x@coef)
+    ll = _user_sums(t, _times(t.x, coef))
     q = e_step(ll, weights, method)[0]
     return RewardMixture(coef, weights, t.users, q, float(e_step(ll, weights)[1]), len(t.x), method, trace, [r[0] for r in runs])
 
-# %% ../nbs/03_mixture.ipynb #8163dd0c
+# %% ../nbs/03_mixture.ipynb #a44ce00d
 def match_groups(
     found, # (H,) labels 0 … K-1
     true,  # (H,) labels 0 … U-1
@@ -266,7 +277,7 @@ def match_groups(
     perm[i] = j
     return float(count[i, j].sum()/len(found)), perm
 
-# %% ../nbs/03_mixture.ipynb #70d0dd7a
+# %% ../nbs/03_mixture.ipynb #e0088d7f
 def choose_groups(
     diff,         # (n, d) features: chosen minus rejected
     users,        # n ids
