@@ -48,8 +48,8 @@ def _check_fit(diff, weight, l2):
 def _whiten(diff, weight, l2):
     "T (d, k) such that with φ = T z the bound B on the Hessian is the identity in z."
     e, v = np.linalg.eigh((diff.T*weight)@diff/4 + l2*np.eye(diff.shape[1]))
-    keep = e > e[-1]*1e-14
-    return v[:, keep]/np.sqrt(e[keep])
+    keep = (e > e[-1]*1e-14) | (l2 > 0)
+    return v[:, keep]/np.sqrt(np.maximum(e, l2)[keep])
 
 def _newton_step(c, diff, weight, l2, T, x):
     "Newton's step for φ, worked out in whitened coordinates, and its decrement gᵀH⁻¹g."
