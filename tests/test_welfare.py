@@ -3,7 +3,8 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog, minimize
-from maxmin_nb.welfare import CVaR, Egalitarian, Nash, SoftMin, Utilitarian, exponentiated, fenchel_gap
+from maxmin_nb.rlhf import gibbs, log_partition, utility
+from maxmin_nb.welfare import CVaR, Egalitarian, Nash, SoftMin, Utilitarian, exponentiated, fenchel_gap, regret, relative
 
 U = 4
 num = st.one_of(st.integers(-4, 4).map(float), st.floats(-50, 50))      # integers make ties likely
@@ -86,9 +87,38 @@ def test_exponentiated(w, F, step, c):
     assert v@F <= w@F + 1e-9*(1 + abs(F).max())                           # weight moves to the worse off
     assert np.allclose(exponentiated(w, F + c, step), v, atol=1e-8)        # blind to a common zero
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(.1, 3.))
+def test_zero_and_scale(seed, beta):
+    rng = np.random.default_rng(seed)
+    r, ref, rho, c = rng.normal(size=(U, 3, 5)), rng.dirichlet(np.ones(5), 3), rng.dirichlet(np.ones(3)), rng.normal(size=(U, 3, 1))*9
+    z = relative(r, ref, rho)
+    assert np.allclose((ref*z).sum(-1), 0) and np.allclose((ref*z**2).sum(-1)@rho, 1)
+    assert np.allclose(relative(r*rng.uniform(.1, 9, (U, 1, 1)) + c, ref, rho), z, atol=1e-7)
+    pi = rng.dirichlet(np.ones(5), 3)
+    of = lambda r: regret(utility(pi, ref, r, beta, rho), beta*log_partition(ref, r, beta, rho))
+    assert np.allclose(of(r + c), of(r), atol=1e-8) and (of(r) <= 1e-10).all()
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), welfare, st.floats(.1, 3.))
+def test_bound_of_every_policy_by_every_weighting(seed, W, beta):
+    "W(F(π)) ≤ |w| β E log Z(r_w/β) - W_*(w): theorem 4."
+    rng = np.random.default_rng(seed)
+    r, ref = rng.normal(size=(U, 3, 5)), rng.dirichlet(np.ones(5), 3)
+    for _ in range(10):
+        F = utility(rng.dirichlet(np.ones(5)*.3, 3), ref, r, beta)
+        w = W.weights(rng.normal(size=U)*2)
+        bound = w.sum()*beta*log_partition(ref, np.tensordot(w/w.sum(), r, 1), beta) - W.conjugate(w)
+        assert W.value(F) <= bound + 1e-8*(1 + abs(bound))
+
+def test_reference_never_gives():
+    ref, r = np.array([[.5, .5, 0.]]), np.array([[[1., 3., np.inf]]])
+    assert np.allclose(relative(r, ref)[0, 0, :2], [-1, 1])
+
 @pytest.mark.parametrize('f, says', [
     (lambda: CVaR(1.2), 'alpha is 1.2'), (lambda: SoftMin(0.), 'tau is 0'), (lambda: Nash(delta=0.), 'delta is 0'), (lambda: Utilitarian([1., 0.]), 'positive numbers'),
     (lambda: Egalitarian().value([1., np.nan]), 'finite'), (lambda: Egalitarian().value(3.), 'one entry for each group'), (lambda: Nash(zero=[0., 0.]).value([1., 1., 1.]), '2 zeros'),
-    (lambda: exponentiated([.5, .6], [0., 0.], 1.), 'sum to 1'), (lambda: exponentiated([.5, .5], [0., 0.], -1.), 'step is -1'), (lambda: SoftMin(1., [.5, .5]).conjugate([.2, .3, .5]), 'shares of 2')])
+    (lambda: exponentiated([.5, .6], [0., 0.], 1.), 'sum to 1'), (lambda: exponentiated([.5, .5], [0., 0.], -1.), 'step is -1'), (lambda: relative(np.ones((2, 1, 3)), np.ones((1, 3))/3), 'does not vary'), (lambda: relative(np.ones((2, 3)), np.ones((1, 3))/3), 'shape of ref'), (lambda: regret([1., 2.], [1.]), 'one number for each group'),
+    (lambda: SoftMin(1., [.5, .5]).conjugate([.2, .3, .5]), 'shares of 2')])
 def test_bad_input(f, says):
     with pytest.raises(ValueError, match=says): f()
