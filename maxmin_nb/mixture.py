@@ -31,6 +31,7 @@ def _ids(users):
     "A column of ids as a list of Python objects."
     return users.tolist() if hasattr(users, 'tolist') else [u.item() if isinstance(u, np.generic) else u for u in users]
 
+# %% ../nbs/03_mixture.ipynb #8fa27238
 def _table(
     diff,        # (n, d) features: chosen minus rejected
     users,       # n ids
@@ -53,12 +54,12 @@ def _table(
     row = row[order]
     return _Table(x[order], w[order], row, np.flatnonzero(np.r_[True, np.diff(row) > 0]), list(index))
 
-# %% ../nbs/03_mixture.ipynb #defb501d
+# %% ../nbs/03_mixture.ipynb #ecc12b40
 def _user_sums(t: _Table, margins):
     "L_hu = Σ over user h's comparisons of ω log σ(margin). margins (n, K) → (H, K)."
     return np.add.reduceat(t.weight[:, None]*log_sigmoid(margins), t.start, axis=0)
 
-# %% ../nbs/03_mixture.ipynb #80f0ba09
+# %% ../nbs/03_mixture.ipynb #0abf7f4a
 def e_step(
     ll,            # (H, K): L_hu
     weights,       # (K,): η
@@ -70,17 +71,18 @@ def e_step(
     z = logsumexp(a, axis=1, keepdims=True)
     return np.exp(a - z), z.sum()
 
-# %% ../nbs/03_mixture.ipynb #503f9f90
+# %% ../nbs/03_mixture.ipynb #ecd43904
 def _blocks(n, d, K):
     "Slices of `n` rows, small enough for a product of a block (rows, d) with d or K columns to stay on one thread."
     size = max(16, 60_000//(d*max(d, K)))
     return [slice(i, i + size) for i in range(0, n, size)]
 
+# %% ../nbs/03_mixture.ipynb #4fc319fd
 def _times(x, c):
     "x@c by blocks."
     return np.concatenate([x[b]@c for b in _blocks(*x.shape, c.shape[1])])
 
-# %% ../nbs/03_mixture.ipynb #c5433afe
+# %% ../nbs/03_mixture.ipynb #77ae7a9a
 def _newton_steps(t, q, coef, margins, l2):
     "For each component: gradient (d, K) of -Q_u and Newton step (d, K)."
     s, p = t.weight[:, None]*q[t.row], sigmoid(-margins)
@@ -93,7 +95,7 @@ def _newton_steps(t, q, coef, margins, l2):
     for k in range(K): H[k].flat[::d+1] += l2 + 1e-12*np.trace(H[k])/d + 1e-300      # keeps H invertible where no comparison speaks of a direction
     return g, -np.linalg.solve(H, g.T[..., None])[..., 0].T
 
-# %% ../nbs/03_mixture.ipynb #8d5f3248
+# %% ../nbs/03_mixture.ipynb #117e0f03
 def m_step(
     t: _Table,     # comparisons sorted by user
     q,             # (H, K) responsibilities
@@ -114,7 +116,7 @@ def m_step(
         length[short] /= 2
     return *new, new_ll
 
-# %% ../nbs/03_mixture.ipynb #4fc319fd
+# %% ../nbs/03_mixture.ipynb #07ba71c1
 def _reseed(t, q, coef, margins, ll):
     "Give every empty component the worst-explained user who is not yet the only one of a group. In place; returns the users moved."
     moved = []
@@ -128,7 +130,7 @@ def _reseed(t, q, coef, margins, ll):
     ll[:] = _user_sums(t, margins)
     return moved
 
-# %% ../nbs/03_mixture.ipynb #77ae7a9a
+# %% ../nbs/03_mixture.ipynb #0cb3bac1
 def _refuse_separable(t, q, coef, margins):
     "Without a penalty: raise ValueError if the comparisons of a component have no finite fit."
     for k in np.flatnonzero(abs(margins).max(0) > 10):
@@ -136,7 +138,7 @@ def _refuse_separable(t, q, coef, margins):
         try: fit_bradley_terry(t.x[rows], weight=(t.weight*q[t.row, k])[rows], start=coef[:, k])
         except (ValueError, RuntimeError): raise ValueError(f"the comparisons of component {k} are separable: its likelihood has no maximum; use l2 > 0, such as 1e-3") from None
 
-# %% ../nbs/03_mixture.ipynb #117e0f03
+# %% ../nbs/03_mixture.ipynb #57176806
 def _em(t, q, method, l2, max_iter, tol):
     "EM from the responsibilities `q`: (objective trace, coef, weights, times a component was reseeded, converged)."
     coef, margins = np.zeros((t.x.shape[1], q.shape[1])), np.zeros((len(t.x), q.shape[1]))
@@ -156,7 +158,7 @@ def _em(t, q, method, l2, max_iter, tol):
     if l2 == 0: _refuse_separable(t, q, coef, margins)
     return np.array(trace), coef, weights, reseeded, converged
 
-# %% ../nbs/03_mixture.ipynb #81a46461
+# %% ../nbs/03_mixture.ipynb #ec4d391f
 @dataclass(repr=False)
 class RewardMixture:
     "K linear rewards and a posterior over them for every user. Components are ordered by decreasing weight."
@@ -181,7 +183,7 @@ class RewardMixture:
         require(f.shape[-1:] == self.coef.shape[:1], f"features has shape {f.shape}; its last axis must be {len(self.coef)}, as in the fit")
         return f@self.coef
 
-# %% ../nbs/03_mixture.ipynb #07ba71c1
+# %% ../nbs/03_mixture.ipynb #70d0dd7a
 def assign(self:RewardMixture,
     diff,        # (n, d) features: chosen minus rejected
     users,       # n ids
@@ -191,6 +193,7 @@ def assign(self:RewardMixture,
     t = _table(diff, users, weight)
     return e_step(_user_sums(t, self.rewards(t.x)), self.weights, self.method)[0]
 
+# %% ../nbs/03_mixture.ipynb #3fbc803e
 def predict_proba(self:RewardMixture,
     diff,       # (n, d) features: first minus second response
     users=None, # n ids; None, or an id that was not in the fit: the shares stand in for the posterior
@@ -204,14 +207,16 @@ def predict_proba(self:RewardMixture,
     q = np.vstack([self.responsibilities, self.weights])[[at.get(u, -1) for u in ids]]
     return (p*q).sum(1)
 
+# %% ../nbs/03_mixture.ipynb #b9cdcb29
 def user_log_likelihood(self:RewardMixture, diff, users):
     "log Σ_u η_u exp L_hu of each distinct user, in order of first appearance, (H,): also for users outside the fit."
     t = _table(diff, users)
     with np.errstate(divide='ignore'): return logsumexp(_user_sums(t, self.rewards(t.x)) + np.log(self.weights), axis=1)
 
+# %% ../nbs/03_mixture.ipynb #46c6ad1e
 RewardMixture.assign, RewardMixture.predict_proba, RewardMixture.user_log_likelihood = assign, predict_proba, user_log_likelihood
 
-# %% ../nbs/03_mixture.ipynb #0cb3bac1
+# %% ../nbs/03_mixture.ipynb #dd1b834e
 def save(self:RewardMixture,
     path, # a .safetensors file
 ):
@@ -221,15 +226,17 @@ def save(self:RewardMixture,
     arrays = dict(coef=self.coef, weights=self.weights, responsibilities=self.responsibilities, trace=self.trace) | {f'trace_{i}': o for i, o in enumerate(self.traces)}
     save_arrays(path, arrays, dict(kind='RewardMixture', users=self.users, method=self.method, log_likelihood=self.log_likelihood, n_comparisons=self.n_comparisons))
 
+# %% ../nbs/03_mixture.ipynb #41b7a022
 def load(cls, path):
     "The mixture that `save` wrote. Raises ValueError for another or a damaged file."
     a, meta = load_arrays(path)
     require(meta.pop('kind', None) == 'RewardMixture', f"{path} does not hold a RewardMixture; it must be a file that RewardMixture.save wrote")
     return cls(**{k: a[k] for k in ('coef', 'weights', 'responsibilities', 'trace')}, traces=[a[f'trace_{i}'] for i in range(len(a) - 4)], **meta)
 
+# %% ../nbs/03_mixture.ipynb #f5aab908
 RewardMixture.save, RewardMixture.load = save, classmethod(load)
 
-# %% ../nbs/03_mixture.ipynb #8163dd0c
+# %% ../nbs/03_mixture.ipynb #7163eef8
 def fit_mixture(
     diff,                 # (n, d) features: chosen minus rejected
     users,                # n ids: who made each comparison
@@ -261,7 +268,7 @@ def fit_mixture(
     q = e_step(ll, weights, method)[0]
     return RewardMixture(coef, weights, t.users, q, float(e_step(ll, weights)[1]), len(t.x), method, trace, [r[0] for r in runs])
 
-# %% ../nbs/03_mixture.ipynb #a44ce00d
+# %% ../nbs/03_mixture.ipynb #e12301e2
 def match_groups(
     found, # (H,) labels 0 … K-1
     true,  # (H,) labels 0 … U-1
@@ -277,7 +284,7 @@ def match_groups(
     perm[i] = j
     return float(count[i, j].sum()/len(found)), perm
 
-# %% ../nbs/03_mixture.ipynb #e0088d7f
+# %% ../nbs/03_mixture.ipynb #b10df5eb
 def choose_groups(
     diff,         # (n, d) features: chosen minus rejected
     users,        # n ids
