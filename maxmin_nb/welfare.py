@@ -9,6 +9,7 @@ __all__ = ['Welfare', 'fenchel_gap', 'Utilitarian', 'Egalitarian', 'CVaR', 'Soft
 # %% ../nbs/04_welfare.ipynb #2244148f
 from dataclasses import dataclass
 import numpy as np
+from fastcore.basics import patch
 from scipy.special import logsumexp, rel_entr
 from .core import require
 from .preferences import prob_vector
@@ -49,6 +50,7 @@ def _shares(shares):
     return tuple((s/s.sum()).tolist())
 
 # %% ../nbs/04_welfare.ipynb #96515021
+@patch
 def _eta(self:Welfare, n):
     "The shares η as an array of length `n`: equal ones where none were given."
     if self.shares is None: return np.full(n, 1/n)
@@ -56,6 +58,7 @@ def _eta(self:Welfare, n):
     return np.array(self.shares)
 
 # %% ../nbs/04_welfare.ipynb #8093663d
+@patch
 def _inside(self:Welfare, w, tol):
     "Whether each w (..., U) meets the constraints of the domain, within `tol`."
     d = self.domain(w.shape[-1])
@@ -64,15 +67,12 @@ def _inside(self:Welfare, w, tol):
     return ok if d['A_eq'] is None else ok & (abs(w@d['A_eq'].T - d['b_eq']) <= tol).all(-1)
 
 # %% ../nbs/04_welfare.ipynb #d68f1b9b
-Welfare._eta, Welfare._inside = _eta, _inside
-
-# %% ../nbs/04_welfare.ipynb #0e7938b2
 def _domain(bounds, simplex):
     "Bounds for each weight and, for `simplex`, the constraint that the weights sum to one."
     n = len(bounds)
     return dict(A_ub=None, b_ub=None, A_eq=np.ones((1, n)) if simplex else None, b_eq=np.ones(1) if simplex else None, bounds=bounds)
 
-# %% ../nbs/04_welfare.ipynb #beb54a7e
+# %% ../nbs/04_welfare.ipynb #e03305d2
 def fenchel_gap(
     W: Welfare, # any welfare
     F,          # (..., U): utilities
@@ -81,7 +81,7 @@ def fenchel_gap(
     "w·F - W(F) - W_*(w) ≥ 0, with equality exactly when w is a supergradient of W at F: equation (1). (...)"
     return (_groups(w, 'w')*_groups(F, 'F')).sum(-1) - W.value(F) - W.conjugate(w)
 
-# %% ../nbs/04_welfare.ipynb #80bbf278
+# %% ../nbs/04_welfare.ipynb #cb3118c0
 @dataclass
 class Utilitarian(Welfare):
     "W(F) = Σ η_u F_u. Weights: the shares, whatever F."
@@ -93,7 +93,7 @@ class Utilitarian(Welfare):
         return np.broadcast_to(self._eta(F.shape[-1]), F.shape).copy()
     def domain(self, n_groups): return _domain([(e, e) for e in self._eta(n_groups).tolist()], False)
 
-# %% ../nbs/04_welfare.ipynb #4c014725
+# %% ../nbs/04_welfare.ipynb #6b72c0ff
 @dataclass
 class Egalitarian(Welfare):
     "W(F) = min_u F_u, the rule of MaxMin-RLHF. Weights: one on the worst-off group; exact ties share it equally."
@@ -104,7 +104,7 @@ class Egalitarian(Welfare):
         return worst/worst.sum(-1, keepdims=True)
     def domain(self, n_groups): return _domain([(0., 1.)]*n_groups, True)
 
-# %% ../nbs/04_welfare.ipynb #770a3a4c
+# %% ../nbs/04_welfare.ipynb #62ab5b97
 @dataclass
 class CVaR(Welfare):
     "Mean utility of the worst-off share α of the population. Weights: η_u/α below the boundary, the remainder on it; ties there share it by η."
@@ -124,7 +124,7 @@ class CVaR(Welfare):
         return below + at*(1 - below.sum(-1, keepdims=True))/at.sum(-1, keepdims=True)
     def domain(self, n_groups): return _domain([(0., min(1., e/self.alpha)) for e in self._eta(n_groups).tolist()], True)
 
-# %% ../nbs/04_welfare.ipynb #a4d07702
+# %% ../nbs/04_welfare.ipynb #a92b9419
 @dataclass
 class SoftMin(Welfare):
     "W(F) = -τ log Σ η_u exp(-F_u/τ). Weights ∝ η_u exp(-F_u/τ); W_*(w) = -τ KL(w ‖ η) on the simplex."
@@ -143,7 +143,7 @@ class SoftMin(Welfare):
     def domain(self, n_groups): return _domain([(0., 1.)]*n_groups, True)
     def _conjugate(self, w): return -self.tau*rel_entr(np.maximum(w, 0), self._eta(w.shape[-1])).sum(-1)
 
-# %% ../nbs/04_welfare.ipynb #d30d6593
+# %% ../nbs/04_welfare.ipynb #566cd313
 @dataclass
 class Nash(Welfare):
     "W(F) = Σ η_u log(F_u - zero_u), continued below a gain of δ by its tangent. Weights η_u/max(F_u - zero_u, δ)."
@@ -169,7 +169,7 @@ class Nash(Welfare):
         eta = self._eta(w.shape[-1])
         with np.errstate(divide='ignore'): return (w*self.zero).sum(-1) + 1 + np.log(np.maximum(w, 0)/eta)@eta
 
-# %% ../nbs/04_welfare.ipynb #ec5a08e5
+# %% ../nbs/04_welfare.ipynb #8715a124
 def exponentiated(
     w,           # (..., U): weights, nonnegative and summing to one
     F,           # (..., U): utilities
@@ -183,7 +183,7 @@ def exponentiated(
     with np.errstate(divide='ignore'): a = np.log(w) - step*(F - F.mean(-1, keepdims=True))
     return np.exp(a - logsumexp(a, axis=-1, keepdims=True))
 
-# %% ../nbs/04_welfare.ipynb #247f0572
+# %% ../nbs/04_welfare.ipynb #34869905
 def relative(
     r,        # (..., P, Y): rewards
     ref,      # (P, Y): reference policy π_ref
@@ -198,7 +198,7 @@ def relative(
     require((var > 1e-24*(1 + abs(seen).max())**2).all(), "a reward does not vary under the reference policy, so it has no scale; leave that group out or use raw utilities")
     return centred/np.sqrt(var)[..., None, None]
 
-# %% ../nbs/04_welfare.ipynb #49bb363e
+# %% ../nbs/04_welfare.ipynb #247f0572
 def regret(
     F,    # (..., U): utilities of a policy
     best, # (U,): F_u(π_u), what each group's own best policy reaches
