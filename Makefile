@@ -53,9 +53,9 @@ endif
 	echo 'Install one (Debian, Ubuntu: apt install python3 python3-venv) or name one: make setup PYTHON=/path/to/python3.12' >&2; \
 	exit 1
 
-# Where there is no NVIDIA GPU, torch is its CPU build (a tenth of the size).
+# Where there is no NVIDIA GPU, torch is its CPU build (a tenth of the size); what torch needs comes with the rest.
 $(STAMP): .venv/bin/python settings.ini setup.py constraints.txt
 	@if nvidia-smi -L >/dev/null 2>&1; then f=''; else f='$(CPU)'; fi; set -x; \
-	  $(BIN)/python -m pip install --disable-pip-version-check $$f torch -c constraints.txt
+	  $(BIN)/python -m pip install --disable-pip-version-check $$f --no-deps torch -c constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
