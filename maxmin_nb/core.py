@@ -7,7 +7,7 @@ __all__ = ['SCALES', 'require', 'Scale', 'get_scale', 'atomic', 'write_json', 'r
            'fingerprint', 'file_sha256', 'cache_dir', 'progress', 'duration', 'matmul_gflops', 'provenance']
 
 # %% ../nbs/tools/core.ipynb #90466874
-import hashlib, json, os, platform, sys, tempfile, time
+import errno, hashlib, json, os, platform, sys, tempfile, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -108,9 +108,12 @@ def save_arrays(
     meta: dict|None=None, # anything that JSON can hold
 ):
     "Write arrays and a little metadata to one safetensors file, atomically."
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
     arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    with atomic(path) as t: save_file(arrays, t, metadata={'meta': json.dumps(meta or {}, default=_plain)})
+    try:
+        with atomic(path) as t: save_file(arrays, t, metadata={'meta': json.dumps(meta or {}, default=_plain)})
+    except SafetensorError as e: raise OSError(errno.ENOSPC if 'os error 28' in str(e) else errno.EIO, str(e), str(path)) from None
 
 def load_arrays(path) -> tuple[dict, dict]:
     "Arrays and metadata that `save_arrays` wrote. A damaged file is named in a ValueError."

@@ -41,7 +41,7 @@ class RewardHeads:
     "K rewards r_u(x, y) = (Σ_t φ_u·h_t/T - zero_u)/unit_u on the hidden states of one layer, and the mixture they came from."
     phi: np.ndarray          # (d, K): φ, columns as the mixture's groups
     zero: np.ndarray         # (K,): mean of the raw reward under the reference
-    unit: np.ndarray         # (K,): its standard deviation there
+    unit: np.ndarray         # (K,): its standard deviation there, within prompts
     longest: int             # T
     layer: int               # the layer whose hidden states are read
     mixture: RewardMixture   # posterior over groups for every user, shares, log-likelihood
@@ -62,11 +62,15 @@ class RewardHeads:
         "Rewards of responses in standard deviations under the reference, (B, K)."
         return self.tokens(rollout).sum(2) - torch.as_tensor(self.zero/self.unit, dtype=rollout.states.dtype, device=rollout.states.device)
 
-    def relative_to(self, x):
-        "The same rewards with zero and unit measured on these features (n, d) of reference responses."
+    def relative_to(self, x, prompt):
+        "The same rewards with zero and unit measured on features (n, d) of reference responses; `prompt` (n,) says which prompt each answers."
         raw = np.asarray(x)@self.phi
-        require((raw.std(0) > 0).all(), "a group's reward is the same for every reference response; it has no scale")
-        return replace(self, zero=raw.mean(0), unit=raw.std(0))
+        _, at, n = np.unique(np.asarray(prompt), return_inverse=True, return_counts=True)
+        require((n > 1).any(), "every prompt has one reference response; at least one prompt needs two to give the rewards a scale")
+        means = np.stack([np.bincount(at, r)/n for r in raw.T], 1)
+        unit = (((raw - means[at])**2).sum(0)/(n - 1).sum())**.5
+        require((unit > 0).all(), "a group's reward is the same for every reference response to a prompt; it has no scale")
+        return replace(self, zero=raw.mean(0), unit=unit)
 
 # %% ../nbs/10_reward_models.ipynb #a9603084
 def fit_heads(
@@ -74,6 +78,7 @@ def fit_heads(
     chosen,             # (m,) index of the preferred response
     rejected,           # (m,) index of the other one
     users,              # (m,) who chose
+    prompt,             # (n,) which prompt each response answers
     n_groups: int,      # K; 1 is the pooled reward of ordinary RLHF
     longest: int,       # T
     layer: int,         # the layer that x was read at
@@ -82,11 +87,11 @@ def fit_heads(
     restarts: int=10,   # EM starts
     seed: int=0,        # of the starts
 ) -> RewardHeads:
-    "K rewards by soft EM over users (Equation (1) of chapter 03) on whitened features; zero and unit over all of `x`."
+    "K rewards by soft EM over users (Equation (1) of chapter 03) on whitened features; zero and unit measured on all of `x`."
     W = whitener(x, n_components)
     z = (x - x.mean(0))@W
     mix = fit_mixture(z[chosen] - z[rejected], users, n_groups, l2=l2, restarts=restarts, seed=seed)
-    return RewardHeads(W@mix.coef, np.zeros(n_groups), np.ones(n_groups), longest, layer, mix).relative_to(x)
+    return RewardHeads(W@mix.coef, np.zeros(n_groups), np.ones(n_groups), longest, layer, mix).relative_to(x, prompt)
 
 # %% ../nbs/10_reward_models.ipynb #820989fe
 def fit_rewards(
@@ -110,7 +115,7 @@ def fit_rewards(
     index = {pr: i for i, pr in enumerate(dict.fromkeys(both))}
     at = np.array([index[pr] for pr in both])
     rollout = policy.read(*map(list, zip(*index)), desc='reading' if progress else '')
-    return fit_heads(features(rollout), at[:len(c)], at[len(c):], c.user, n_groups, policy.T, policy.layer, n_components, l2, restarts, seed)
+    return fit_heads(features(rollout), at[:len(c)], at[len(c):], c.user, [p for p, _ in index], n_groups, policy.T, policy.layer, n_components, l2, restarts, seed)
 
 # %% ../nbs/10_reward_models.ipynb #5180a9a1
 def save_heads(heads: RewardHeads, path):
