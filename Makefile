@@ -23,7 +23,7 @@ test-all: $(STAMP)  ## The same and what is long (under an hour)
 	MAXMIN_SCALE=smoke $(BIN)/python -m pytest tests $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab at the first chapter
-	$(BIN)/jupyter lab nbs/00_preferences.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_preferences.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export: $(STAMP)  ## Notebooks to maxmin_nb/, nbs/index.ipynb to README.md
 	$(BIN)/nbdev_export
