@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/tools/core.ipynb #b18b58a5
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+# %% ../nbs/tools/core.ipynb #1466e0ed
 def require(
     ok,               # what must be true
     message: str,     # one sentence: the input, its value, what would be right
@@ -23,7 +26,7 @@ def require(
     "Raise `error(message)` unless `ok`."
     if not ok: raise error(message)
 
-# %% ../nbs/tools/core.ipynb #3754f497
+# %% ../nbs/tools/core.ipynb #9f94e3a6
 @dataclass(frozen=True)
 class Scale:
     "The sizes of the small-scale study (chapter 14) and of the demonstrations that lead to it."
@@ -48,7 +51,7 @@ class Scale:
     beta: float            # β: KL weight, reward units per nat
     lora_r: int            # rank of the adapters
 
-# %% ../nbs/tools/core.ipynb #9f94e3a6
+# %% ../nbs/tools/core.ipynb #e841f9ca
 SCALES = {s.name: s for s in (
     Scale('smoke', 'tiny-llama', split=2, max_new_tokens=8, temperature=1., n_prompts=12, n_heldout=8, n_responses=4, n_annotators=6, ratio=2,
           n_comparisons=30, choice_scale=3., n_features=8, steps=3, batch=8, minibatch=8, epochs=2, lr=1e-3, beta=.1, lora_r=4),
@@ -57,7 +60,7 @@ SCALES = {s.name: s for s in (
     Scale('paper', 'lvwerra/gpt2-imdb', split=0, max_new_tokens=48, temperature=1., n_prompts=10_000, n_heldout=512, n_responses=2, n_annotators=42, ratio=6,
           n_comparisons=240, choice_scale=2., n_features=64, steps=781, batch=64, minibatch=64, epochs=3, lr=3e-6, beta=.05, lora_r=16))}
 
-# %% ../nbs/tools/core.ipynb #e841f9ca
+# %% ../nbs/tools/core.ipynb #4f6d80ea
 def get_scale(
     name: str|None=None, # one of `SCALES`; None reads the environment variable MAXMIN_SCALE, else 'laptop'
 ) -> Scale:
@@ -66,7 +69,7 @@ def get_scale(
     require(name in SCALES, f"scale is {name!r}; it must be one of {', '.join(SCALES)}")
     return SCALES[name]
 
-# %% ../nbs/tools/core.ipynb #59c26e7d
+# %% ../nbs/tools/core.ipynb #a6c16843
 @contextmanager
 def atomic(
     path, # the file to write
@@ -85,8 +88,11 @@ def atomic(
         Path(tmp).unlink(missing_ok=True)
         raise
 
-# %% ../nbs/tools/core.ipynb #eec03cd8
-def write_json(path, obj):
+# %% ../nbs/tools/core.ipynb #fbceece2
+def write_json(
+    path, # the file to write
+    obj,  # anything that JSON can hold, NumPy numbers and arrays, dataclasses
+):
     "Write `obj` as JSON, atomically. NaN and infinity are refused: they are not JSON."
     with atomic(path) as t: t.write_text(json.dumps(obj, indent=1, allow_nan=False, default=_plain), encoding='utf-8')
 
@@ -96,12 +102,14 @@ def _plain(o):
     if isinstance(o, Path): return str(o)
     return asdict(o)
 
-def read_json(path):
+def read_json(
+    path, # a file that `write_json` wrote
+):
     "What `write_json` wrote. A file that is not JSON is named in a ValueError."
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f"{path} is not a JSON file ({e}); delete it to have it made again") from None
 
-# %% ../nbs/tools/core.ipynb #5ad8d82d
+# %% ../nbs/tools/core.ipynb #c22ddd20
 def save_arrays(
     path,                 # a .safetensors file
     arrays: dict,         # name -> NumPy array
@@ -115,7 +123,9 @@ def save_arrays(
         with atomic(path) as t: save_file(arrays, t, metadata={'meta': json.dumps(meta or {}, default=_plain)})
     except SafetensorError as e: raise OSError(errno.ENOSPC if 'os error 28' in str(e) else errno.EIO, str(e), str(path)) from None
 
-def load_arrays(path) -> tuple[dict, dict]:
+def load_arrays(
+    path, # a file that `save_arrays` wrote
+) -> tuple[dict, dict]:
     "Arrays and metadata that `save_arrays` wrote. A damaged file is named in a ValueError."
     from safetensors import safe_open, SafetensorError
     require(Path(path).is_file(), f"there is no file {path}; it should be a .safetensors file", FileNotFoundError)
@@ -123,22 +133,26 @@ def load_arrays(path) -> tuple[dict, dict]:
         with safe_open(str(path), 'np') as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get('meta', '{}'))
     except SafetensorError as e: raise ValueError(f"{path} is damaged ({e}); delete it to have it made again") from None
 
-# %% ../nbs/tools/core.ipynb #37fc9f26
-def fingerprint(obj) -> str:
+# %% ../nbs/tools/core.ipynb #3fe96e22
+def fingerprint(
+    obj, # anything that `write_json` takes
+) -> str:
     "Sixteen hex digits of the SHA-256 of `obj` as canonical JSON."
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
-def file_sha256(path) -> str:
+def file_sha256(
+    path, # the file to read
+) -> str:
     "SHA-256 of a file's content, in hex."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/tools/core.ipynb #3fe96e22
+# %% ../nbs/tools/core.ipynb #e450aaa7
 def cache_dir() -> Path:
     "Where downloaded models live: MAXMIN_CACHE, else maxmin_nb in the user's cache folder."
     base = os.environ.get('MAXMIN_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'maxmin_nb'
     return Path(base).expanduser()
 
-# %% ../nbs/tools/core.ipynb #e450aaa7
+# %% ../nbs/tools/core.ipynb #c526dace
 def progress(
     items,          # any iterable
     desc: str='',   # what is being done
@@ -149,16 +163,16 @@ def progress(
     from tqdm.auto import tqdm
     return tqdm(items, desc=desc, total=total, leave=leave, dynamic_ncols=True, disable=bool(os.environ.get('MAXMIN_QUIET')) or None if sys.stderr.isatty() or 'ipykernel' in sys.modules else True)
 
-# %% ../nbs/tools/core.ipynb #c526dace
+# %% ../nbs/tools/core.ipynb #1384f28a
 def duration(
-    seconds: float,
+    seconds: float, # how long
 ) -> str:
     "Seconds as a person says them."
     s = int(round(seconds))
     if s < 90: return f'{s} s'
     return f'{s/60:.0f} min' if s < 5400 else f'{s/3600:.1f} h'
 
-# %% ../nbs/tools/core.ipynb #e39ef89d
+# %% ../nbs/tools/core.ipynb #9ad0a7a6
 def matmul_gflops(
     n: int=1536,  # size of the square matrices
     repeat: int=6,# products timed; the best counts

@@ -32,7 +32,9 @@ class Settings:
     weights_step: str='exponentiated' # step on MaxMin's weights: 'exponentiated', or 'jump' as in the paper
     prompts: tuple=()                 # prompts of one's own, half of them held out; empty for those of the scale
 
-def check_settings(s: Settings):
+def check_settings(
+    s: Settings, # what is to be run
+):
     "One sentence for each thing that cannot work. Raises ValueError."
     c = s.scale
     require(c.n_annotators >= 1, f"annotators is {c.n_annotators}; there must be at least 1")
@@ -74,7 +76,9 @@ def resolve(
     train, held = film_prompts(c.n_prompts, c.n_heldout, s.seed) if not s.prompts else split_prompts(s.prompts)
     return s, _to_gpu(lm, say), train, held, tone
 
-def split_prompts(prompts):
+def split_prompts(
+    prompts, # texts, in the order of the file
+):
     "Every second prompt is held out. Raises ValueError for fewer than four or repeated ones."
     p = [o.strip() for o in prompts if o.strip()]
     require(len(p) >= 4, f"there are {len(p)} prompts; there must be at least 4, half of which are held out")
@@ -156,7 +160,7 @@ def _stage(self:Study, name, file, make, load):
 @patch
 def pace(self:Study):
     "Measured over expected seconds of the stages so far."
-    done = [k for k in self.times if k in ('samples', 'single', 'maxmin', 'evaluation')]
+    done = [k for k in ('samples', 'single', 'maxmin') if k in self.times]
     return sum(self.times[k] for k in done)/sum(self.expected[k] for k in done) if done else 1.
 
 # %% ../nbs/14_gpt2_experiment.ipynb #56e4e55b
@@ -284,7 +288,9 @@ def text_table(
         f'Utilities in standard deviations under the reference, relative to it; 95 % intervals over {r["heldout_prompts"]} held-out prompts; scale {r["scale"]}, {r["model"]}, seed {r["seed"]}, {r["gflops"]:.0f} GFLOP/s.'])
 
 # %% ../nbs/14_gpt2_experiment.ipynb #8d94fa09
-def utilities_figure(r):
+def utilities_figure(
+    r: dict, # results
+):
     "Gold utility of both groups under each policy."
     fig, ax = new_figure('One reward serves the majority at the minority\'s cost; MaxMin serves both' if r['worst_off_gain']['low'] > 0 else 'Utility of both groups under each policy', '', 'utility relative to the reference (sd)')
     for i, g in enumerate(GROUPS):
@@ -296,7 +302,9 @@ def utilities_figure(r):
     ax.legend()
     return fig, 'Utilities: ' + '; '.join(f"{p['policy']}: tone {p['utility']['tone']['mean']:+.2f}, brevity {p['utility']['brevity']['mean']:+.2f}" for p in r['policies'])
 
-def training_figure(histories):
+def training_figure(
+    histories, # name of the policy → its log, one entry a step
+):
     "Learned utilities and weights over the steps of MaxMin, KL of both."
     fig, axs = new_figure('MaxMin weighs the group that stays behind', 'PPO step', ncols=3, figsize=(11.5, 3.4))
     h = histories['maxmin']; x = [o['step'] for o in h]
@@ -308,7 +316,10 @@ def training_figure(histories):
     for a in axs: a.legend()
     return fig, 'Learned utilities of the groups with 95 % intervals, their weights, and KL divergence over the steps of training.'
 
-def annotators_figure(heads, truth):
+def annotators_figure(
+    heads: RewardHeads, # the fitted mixture
+    truth: dict,        # annotator → 0 (majority) or 1 (minority)
+):
     "Posterior of every annotator, in the order of the truth."
     order = np.argsort([truth[u] for u in heads.mixture.users], kind='stable')
     q, t = heads.mixture.responsibilities[order], np.array([truth[u] for u in heads.mixture.users])[order]

@@ -199,12 +199,17 @@ def join(
                    None if parts[0].logp is None else torch.cat([pad(p.logp, p, True) for p in parts]))
 
 # %% ../nbs/09_policy.ipynb #4372ece9
-def save_rollout(rollout, path):
+def save_rollout(
+    rollout: Rollout, # what to keep
+    path,             # a .safetensors file
+):
     "Write a rollout to a safetensors file, atomically."
     names = [f.name for f in fields(Rollout) if f.name not in ('n_prompt', 'logp') and not (f.name == 'states' and rollout.states is rollout.hidden)]
     save_arrays(path, {n: getattr(rollout, n).cpu().numpy() for n in names}, dict(n_prompt=rollout.n_prompt))
 
-def load_rollout(path) -> Rollout:
+def load_rollout(
+    path, # a file that `save_rollout` wrote
+) -> Rollout:
     "What `save_rollout` wrote, on the CPU."
     arrays, meta = load_arrays(path)
     t = {n: torch.from_numpy(a) for n, a in arrays.items()}

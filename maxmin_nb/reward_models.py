@@ -118,13 +118,18 @@ def fit_rewards(
     return fit_heads(features(rollout), at[:len(c)], at[len(c):], c.user, [p for p, _ in index], n_groups, policy.T, policy.layer, n_components, l2, restarts, seed)
 
 # %% ../nbs/10_reward_models.ipynb #5180a9a1
-def save_heads(heads: RewardHeads, path):
+def save_heads(
+    heads: RewardHeads, # what to keep
+    path,               # a .safetensors file
+):
     "Write heads and mixture to one safetensors file, atomically."
     m = heads.mixture
     meta = dict(longest=heads.longest, layer=heads.layer, users=list(m.users), method=m.method, log_likelihood=m.log_likelihood, n_comparisons=m.n_comparisons)
     save_arrays(path, dict(phi=heads.phi, zero=heads.zero, unit=heads.unit, coef=m.coef, weights=m.weights, responsibilities=m.responsibilities, trace=np.asarray(m.trace)), meta)
 
-def load_heads(path) -> RewardHeads:
+def load_heads(
+    path, # a file that `save_heads` wrote
+) -> RewardHeads:
     "What `save_heads` wrote."
     a, meta = load_arrays(path)
     mix = RewardMixture(a['coef'], a['weights'], meta['users'], a['responsibilities'], meta['log_likelihood'], meta['n_comparisons'], meta['method'], a['trace'])

@@ -1,0 +1,116 @@
+"The split policy: what a response gets must not depend on padding, batch, split, or on what was trained meanwhile."
+import numpy as np, pytest, torch
+from maxmin_nb.policy import KVCache, Policy, SplitModel, draw, join, load_rollout, save_rollout, uniforms
+from maxmin_nb.text import tiny_model
+
+PROMPTS = ['a film', 'give an one line review of the plot of a comedy you saw on plane', 'music', 'the story is too sad and not good']
+
+@pytest.fixture(params=[('llama', 2), ('gpt2', 2), ('llama', 0), ('gpt2', 3)], ids=lambda p: f'{p[0]}-{p[1]}')
+def policy(request):
+    kind, split = request.param
+    p = Policy(tiny_model(kind), split, 4, .7, 8, rows=5)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for n, t in p.trainable.items():
+            if 'lora_B' in n: t.normal_(0, .3, generator=g)
+    return p
+
+def plain(policy, rollout, i, reference):
+    "Log-probabilities of row i by a full forward pass without padding, cache or split."
+    ids = rollout.ids[i][rollout.real[i]][None]
+    n = int(rollout.actions[i].sum())
+    with torch.no_grad():
+        if reference: logits = policy.lm.model(ids).logits
+        else: logits = policy.net.base(ids).logits
+    return (logits[0, -n-1:-1]/policy.net.temperature).log_softmax(-1).gather(-1, ids[0, -n:, None])[:, 0]
+
+def test_logprobs_equal_a_plain_pass(policy):
+    rollout = policy.sample(PROMPTS, n=3)
+    for reference in (False, True):
+        lp, H = policy.logprobs(rollout, reference, entropy=True)
+        for i in range(len(rollout)):
+            m = rollout.actions[i]
+            assert torch.allclose(lp[i][m], plain(policy, rollout, i, reference), atol=1e-4)
+            assert (lp[i][~m] == 0).all() and (H[i][~m] == 0).all()
+    assert torch.allclose(rollout.logp, policy.logprobs(rollout)[0], atol=1e-4)
+
+def test_reference_sampling_is_the_untouched_model(policy):
+    rollout = policy.sample(PROMPTS, n=2, reference=True)
+    assert torch.allclose(rollout.logp, policy.logprobs(rollout, reference=True)[0], atol=1e-4)
+    fresh = Policy(policy.lm, policy.net.split, 4, .7, 8)
+    assert policy.texts(rollout) == fresh.texts(fresh.sample(PROMPTS, n=2))
+
+def test_rows_do_not_depend_on_the_batch(policy):
+    a = policy.sample(PROMPTS, n=3)
+    policy.rows = 100
+    b = policy.sample(PROMPTS, n=3)
+    assert policy.texts(a) == policy.texts(b)
+    assert torch.allclose(a.states.sum(1), b.states.sum(1), atol=1e-4)
+    one = policy.logprobs(a[torch.tensor([4])])[0][0]
+    assert torch.allclose(one, policy.logprobs(a)[0][4, :len(one)], atol=1e-4)
+
+def test_reading_texts_gives_the_states_of_sampling(policy):
+    a = policy.sample(PROMPTS, n=1)
+    b = policy.read(PROMPTS, [policy.lm.tokenizer.decode(r[m]) for r, m in zip(a.response, a.words)])
+    assert a.n_words.tolist() == b.n_words.tolist()
+    s = lambda r: (r.states[:, r.n_prompt:]*r.words[..., None]).sum(1)
+    assert torch.allclose(s(a), s(b), atol=1e-4)
+
+def test_states_exist_for_every_word_and_no_end_token(policy):
+    a = policy.sample(PROMPTS, n=4)
+    assert a.ended.any() and not a.ended.all()
+    norm = a.hidden[:, a.n_prompt:].norm(dim=-1)
+    assert (norm[a.words] > 0).all() and (norm[~a.words] == 0).all()
+
+def test_gradient_reaches_adapters_only(policy):
+    rollout = policy.sample(PROMPTS)
+    logp, _ = policy.net('upper', rollout)
+    logp.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.trainable.values())
+    assert all(p.grad is None for n, p in policy.net.named_parameters() if n not in policy.trainable)
+    for p in policy.trainable.values(): p.grad = None
+
+def test_two_policies_share_the_frozen_weights():
+    lm = tiny_model()
+    before = {n: t.clone() for n, t in lm.model.state_dict().items()}
+    a, b = Policy(lm, 2, 4), Policy(lm, 2, 4)
+    shared = {t.data_ptr() for t in lm.model.parameters()}
+    assert all(t.data_ptr() in shared for n, t in a.net.base.named_parameters() if 'lora_' not in n)
+    with torch.no_grad():
+        for t in a.trainable.values(): t.add_(1.)
+    a.sample(['a film'])
+    assert all(torch.equal(before[n], t) for n, t in lm.model.state_dict().items())
+    assert not any(torch.equal(x, y) for x, y in zip(a.trainable.values(), b.trainable.values()))
+
+def test_rollout_round_trip(tmp_path):
+    p = Policy(tiny_model(), 2, 4)
+    a = p.sample(PROMPTS)
+    save_rollout(a, tmp_path/'r.safetensors')
+    b = load_rollout(tmp_path/'r.safetensors')
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.hidden, b.hidden) and b.states is b.hidden and torch.equal(a.row, b.row)
+
+def test_deep_heads_read_the_reference():
+    p = Policy(tiny_model(), 0, 4, 1., 8, read=3)
+    a = p.sample(PROMPTS)
+    ids = a.ids[1][a.real[1]][None]
+    with torch.no_grad(): h = p.lm.model(ids, output_hidden_states=True).hidden_states[3][0]
+    n = int(a.n_words[1])
+    k = int(a.real[1, :a.n_prompt].sum())
+    assert torch.allclose(a.states[1, a.n_prompt:a.n_prompt+n], h[k:k+n], atol=1e-4)
+
+def test_draw_never_gives_an_impossible_token():
+    logits = torch.tensor([[-float('inf'), 0., -float('inf')]]*3)
+    token, logp = draw(logits, torch.tensor([0., .5, 1 - 1e-16], dtype=torch.float64))
+    assert token.tolist() == [1, 1, 1] and logp.tolist() == [0., 0., 0.]
+
+def test_uniforms_are_keyed_by_row():
+    assert torch.equal(uniforms(1, 2, range(5), 3)[3:], uniforms(1, 2, [3, 4], 3))
+    assert not torch.equal(uniforms(1, 2, [0], 3), uniforms(1, 3, [0], 3))
+
+@pytest.mark.parametrize('bad, said', [
+    (lambda: Policy(tiny_model(), 4), 'split is 4; the model has 4 layers'), (lambda: Policy(tiny_model(), 2, temperature=0), 'temperature is 0'),
+    (lambda: Policy(tiny_model(), 2, max_new_tokens=0), 'max_new_tokens is 0'), (lambda: Policy(tiny_model(), 2).sample([]), 'the list of prompts is empty'),
+    (lambda: Policy(tiny_model(), 2).sample(['']), "a prompt is ''"), (lambda: Policy(tiny_model(), 2).sample(['good '*200]), 'at most 96 fit the model'),
+    (lambda: Policy(tiny_model(), 2).read(['a'], []), '1 prompts and 0 responses')])
+def test_bad_input_is_named(bad, said):
+    with pytest.raises(ValueError, match=said): bad()
