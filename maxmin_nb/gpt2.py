@@ -99,11 +99,11 @@ def expected_seconds(
     layers: int,     # its layers
     gflops: float,   # measured rate of a matrix product
 ) -> dict:
-    "Seconds that each stage should take. Sampling reaches a third of the matrix product's rate, training half."
-    width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers
-    op = 2*params/gflops/1e9
-    sample, passes = 3*op*width, 2*op*width*upper
-    step = c.batch*(sample + passes*(1 + 2*c.epochs))
+    "Seconds that each stage should take, besides one for each stage. Sampling reaches two thirds of the matrix product's rate; a backward pass costs as much as a forward pass and a half."
+    width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers   # a quarter of the parameters is the vocabulary's
+    op = 2*params/gflops/1e9                                      # seconds a token through the whole model
+    sample, passes = 1.6*op*width, op*width*upper
+    step = c.batch*(sample + passes*(1 + 2.5*c.epochs))
     return dict(samples=c.n_prompts*c.n_responses*sample, annotators=1, rewards=2, single=c.steps*step, maxmin=c.steps*step, evaluation=3*c.n_heldout*(sample + 2*passes), report=5)
 
 # %% ../nbs/14_gpt2_experiment.ipynb #294fded4
@@ -159,9 +159,9 @@ def _stage(self:Study, name, file, make, load):
 
 @patch
 def pace(self:Study):
-    "Measured over expected seconds of the stages so far."
+    "Measured over expected seconds of the stages so far; five seconds of each are overhead that no estimate knows."
     done = [k for k in ('samples', 'single', 'maxmin') if k in self.times]
-    return sum(self.times[k] for k in done)/sum(self.expected[k] for k in done) if done else 1.
+    return sum(self.times[k] + 5 for k in done)/sum(self.expected[k] + 5 for k in done) if done else 1.
 
 # %% ../nbs/14_gpt2_experiment.ipynb #56e4e55b
 @patch
@@ -224,13 +224,10 @@ def trainer(self:Study, name):
 def _train(self:Study, name):
     def make(path):
         run = self.trainer(name)
-        before = self.times.get(name, 0)
         run.train(self.train_prompts, self.scale.steps, self.out/name, desc=f'PPO, {name}')
         write_json(path, dict(history=run.history))
-        self.times[name] = 0  # the steps know their own times, also those before an interruption
-        self._spent = sum(h['s_sample'] + h['s_reference'] + h['s_update'] for h in run.history)
     history = self._stage(name, f'{name}/done.json', make, read_json)['history']
-    self.times[name] = sum(h['s_sample'] + h['s_reference'] + h['s_update'] for h in history)
+    self.times[name] = sum(h['s_sample'] + h['s_reference'] + h['s_update'] for h in history)  # the steps know their own times, also those before an interruption
     return history
 
 @patch

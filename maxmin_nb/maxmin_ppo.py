@@ -23,7 +23,7 @@ class MaxMinPPO(PPO):
         utility: str='relative',        # zero and scale: 'relative' to the reference, 'raw', or 'regret'
         own=None,                       # (K,) for 'regret': the utility that each group's own policy reaches
         weights_step: str|None=None,    # 'jump' or 'exponentiated'; None: exponentiated for the egalitarian welfare, jump for others
-        step_size: float=1.,            # s of exponentiated gradient, one over utility
+        step_size: float=.3,            # s of exponentiated gradient, one over utility
         per_response_min: bool=False,   # the published code: min over groups for each response instead of a welfare
         **kw,                           # settings of `PPO`
     ):

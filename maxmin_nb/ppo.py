@@ -101,8 +101,8 @@ class PPO:
         batch: int=32,                # responses a step
         minibatch: int|None=None,     # responses an update; None takes the whole batch
         epochs: int=2,                # passes over a step's responses
-        lr: float=5e-4,               # Adam's learning rate, falling linearly to a tenth
-        beta: float=.2,               # β: KL weight, reward units per nat
+        lr: float=1e-3,               # Adam's learning rate, falling linearly to a tenth
+        beta: float=.15,              # β: KL weight, reward units per nat
         lam: float=.95,               # λ of the advantages
         clip: float=.2,               # ε of the clipped objective
         max_grad_norm: float=1.,      # gradients are scaled down to this norm
