@@ -46,6 +46,9 @@ def _parser():
     e.add_argument('run', help='folder of a finished run, such as runs/gpt2')
     e.add_argument('to', help='new folder')
     e.add_argument('--policy', default='maxmin', choices=['maxmin', 'single'], help='which (default: %(default)s)')
+    c = sub.add_parser('collect', help='gather finished runs into tidy tables', description='Gather finished runs into PREFIX_runs.parquet, PREFIX_steps.parquet and PREFIX_texts.parquet, from which chapter 14 draws its figures.')
+    c.add_argument('runs', nargs='+', help='folders of finished runs')
+    c.add_argument('--to', default='gpt2', metavar='PREFIX', help='where the tables go (default: %(default)s)')
     return p
 
 # %% ../nbs/tools/cli.ipynb #062d74da
@@ -73,15 +76,22 @@ def _export(a):
     study = Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(s['prompts']))), a.run)
     print(f'Wrote {study.trained(a.policy).export(a.to)}')
 
+def _collect(a):
+    from maxmin_nb.core import atomic
+    from maxmin_nb.gpt2 import collect
+    for name, table in collect(a.runs).items():
+        with atomic(f'{a.to}_{name}.parquet') as t: table.to_parquet(t)
+        print(f'Wrote {a.to}_{name}.parquet, {len(table)} rows')
+
 # %% ../nbs/tools/cli.ipynb #0a82e212
 def main(
     argv=None, # arguments; None takes those of the process
 ) -> int:
     "Entry point of the command `maxmin`; returns the exit status."
     a = _parser().parse_args(argv)
-    try: dict(gpt2=_gpt2, export=_export)[a.command](a)
+    try: dict(gpt2=_gpt2, export=_export, collect=_collect)[a.command](a)
     except KeyboardInterrupt:
-        print('\nmaxmin: interrupted; the same command goes on from the last finished step.', file=sys.stderr)
+        print('\nmaxmin: interrupted' + ('; the same command goes on from the last finished step.' if a.command == 'gpt2' else '.'), file=sys.stderr)
         return 130
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): msg = f'no space left for {e.filename2 or e.filename or getattr(a, "out", a.command)}; free some and give the same command again: what was finished is kept'

@@ -9,7 +9,7 @@ __all__ = ['MaxMinPPO']
 import numpy as np, torch
 from .core import require
 from .ppo import PPO
-from .reward_models import RewardHeads
+from .reward_models import RewardHeads, features
 from .welfare import Egalitarian, Welfare, exponentiated
 
 # %% ../nbs/12_maxmin_ppo.ipynb #342d8876
@@ -23,7 +23,8 @@ class MaxMinPPO(PPO):
         utility: str='relative',        # zero and scale: 'relative' to the reference, 'raw', or 'regret'
         own=None,                       # (K,) for 'regret': the utility that each group's own policy reaches
         weights_step: str|None=None,    # 'jump' or 'exponentiated'; None: exponentiated for the egalitarian welfare, jump for others
-        step_size: float=.3,            # s of exponentiated gradient, one over utility
+        step_size: float=.2,            # s of exponentiated gradient, one over utility
+        look_ahead: float=1.,           # a further step from there, for this PPO step only, one over utility
         per_response_min: bool=False,   # the published code: min over groups for each response instead of a welfare
         **kw,                           # settings of `PPO`
     ):
@@ -32,21 +33,28 @@ class MaxMinPPO(PPO):
         require(weights_step in (None, 'jump', 'exponentiated'), f"weights_step is {weights_step!r}; it must be 'jump' or 'exponentiated'")
         require(step_size > 0, f"step_size is {step_size}; it must be positive")
         if utility == 'raw': rewards = rewards.raw()
+        self.utility = utility
         super().__init__(model, rewards, **kw)
         jump = weights_step == 'jump' or (weights_step is None and not isinstance(welfare, Egalitarian))
         require(jump or isinstance(welfare, Egalitarian), "exponentiated weights are a step on the egalitarian dual; other welfares take weights_step='jump'")
         K = rewards.n_groups
         require(np.shape(welfare.weights(np.zeros(K))) == (K,), f"the welfare does not give {K} weights for {K} groups")
-        self.welfare, self.jump, self.step_size, self.per_response_min = welfare, jump, step_size, per_response_min
+        self.welfare, self.jump, self.step_size, self.look_ahead, self.per_response_min = welfare, jump, step_size, look_ahead, per_response_min
         self.own = np.zeros(K) if own is None else np.asarray(own, float)
         self.w = np.full(K, 1/K)
-        self.settings |= dict(welfare=repr(welfare), utility=utility, own=self.own.tolist(), jump=jump, step_size=step_size, per_response_min=per_response_min)
+        self.settings |= dict(welfare=repr(welfare), utility=utility, own=self.own.tolist(), jump=jump, step_size=step_size, look_ahead=look_ahead, per_response_min=per_response_min)
+
+    def prepare(self, prompts):
+        "As `PPO.prepare`; then zero and unit of the rewards are measured on the reference's responses, unless utilities are raw."
+        ref = super().prepare(prompts)
+        if self.utility != 'raw': self.rewards = self.rewards.relative_to(features(ref, self.policy.T), ref.row)
+        return ref
 
     def weigh(self, utilities):
         "Weights of the groups for this step: the welfare's supergradient, or one exponentiated step from the last weights."
         F = utilities - self.own
         self.w = self.welfare.weights(F) if self.jump else exponentiated(self.w, F, self.step_size)
-        return self.w
+        return self.w if self.jump else exponentiated(self.w, F, self.look_ahead)
 
 # %% ../nbs/12_maxmin_ppo.ipynb #af7db8f1
 from dataclasses import replace
@@ -66,4 +74,8 @@ def judge(self:MaxMinPPO, rollout, kl):
     worst = self.rewards.score(rollout).argmin(1)
     share = torch.nn.functional.one_hot(worst, self.rewards.n_groups).to(reward.dtype).mean(0)
     log['weights'] = share.tolist()      # how often each group was the one that decided
-    return log, self.rewards.tokens(rollout)[torch.arange(len(worst)), worst], share
+    i = torch.arange(len(worst), device=worst.device)
+    paid = self.rewards.tokens(rollout)[i, worst]
+    zero = torch.as_tensor(self.rewards.zero/self.rewards.unit, dtype=paid.dtype, device=paid.device)
+    paid[i, rollout.actions.sum(1) - 1] -= zero[worst]     # the last choice pays the zero, which differs between groups
+    return log, paid, share

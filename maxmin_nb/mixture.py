@@ -265,7 +265,7 @@ def fit_mixture(
     coef, weights = coef[:, order], weights[order]
     ll = _user_sums(t, _times(t.x, coef))
     q = e_step(ll, weights, method)[0]
-    return RewardMixture(coef, weights, t.users, q, float(e_step(ll, weights)[1]), len(t.x), method, trace, [r[0] for r in runs])
+    return RewardMixture(np.ascontiguousarray(coef), weights, t.users, q, float(e_step(ll, weights)[1]), len(t.x), method, trace, [r[0] for r in runs])
 
 # %% ../nbs/03_mixture.ipynb #7163eef8
 def match_groups(

@@ -67,7 +67,7 @@ class SplitModel(nn.Module):
     """A causal language model split at layer `split`: frozen below, LoRA adapters above.
     Raises ValueError for an unknown architecture or a split outside the model."""
     def __init__(self,
-        model,                  # a transformers causal language model; it is not changed
+        model,                  # a transformers causal language model; its weights are shared and set not to require gradients
         split: int,             # S: layers below are frozen and shared; 0 adapts every layer
         lora_r: int=16,         # rank of the adapters; their scale is α/r = 2
         temperature: float=1.,  # the policy is softmax(logits / temperature)
@@ -84,6 +84,7 @@ class SplitModel(nn.Module):
                             fan_in_fan_out=kind == 'gpt2', task_type='CAUSAL_LM')
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
+            warnings.simplefilter('ignore', FutureWarning)  # peft asks transformers for a name that it will drop
             self.peft = get_peft_model(_share(model), config)
         for p in (p for n, p in self.peft.named_parameters() if 'lora_' not in n): p.requires_grad_(False)
         self.base = self.peft.get_base_model()
@@ -146,7 +147,7 @@ class Rollout:
     ids: torch.Tensor       # (B, n_prompt + T) token ids
     real: torch.Tensor      # (B, n_prompt + T) bool: tokens, not padding
     n_prompt: int           # width of the prompt part
-    hidden: torch.Tensor    # (B, n_prompt + T, d) h_S; at an end token, which no one reads, zero
+    hidden: torch.Tensor    # (B, n_prompt + T, d) h_S; zero at padding and at an end token, which no one reads
     states: torch.Tensor    # the same at the layer that reward and value heads read; the same tensor where that is S
     ended: torch.Tensor     # (B,) bool: the response ended by itself, with the end token as its last
     row: torch.Tensor       # (B,) index of the prompt that each row answers
@@ -286,7 +287,7 @@ def generate(self:SplitModel,
     cache.select(rep)
     ids, real, logits, u = ids[rep], real[rep], logits[rep], u.to(dev)
     hidden = h.new_zeros(B*n, P + longest, h.shape[-1])
-    hidden[:, :P] = h[rep]
+    hidden[:, :P] = h[rep]*real[:, :P, None]
     logp = torch.zeros(B*n, longest, device=dev)
     ended = torch.zeros(B*n, dtype=torch.bool, device=dev)
     act = torch.arange(B*n, device=dev)                              # rows in the cache
@@ -454,7 +455,7 @@ def export(self:Policy,
     layers = _parts(model)[1]
     for i, layer in enumerate(self.net._merged): layers[self.net.split + i] = layer
     model.generation_config = GenerationConfig(do_sample=True, temperature=self.net.temperature, top_k=0, top_p=1., max_new_tokens=self.T,
-                                               eos_token_id=self.lm.eos, pad_token_id=self.lm.tokenizer.pad_token_id or self.lm.eos)
+                                               eos_token_id=self.lm.eos, pad_token_id=self.lm.eos if self.lm.tokenizer.pad_token_id is None else self.lm.tokenizer.pad_token_id)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.export-') as tmp, quiet():
         for o in (model, self.lm.tokenizer): o.save_pretrained(Path(tmp)/'model')
         if folder.exists(): folder.rmdir()

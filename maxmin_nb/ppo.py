@@ -36,7 +36,7 @@ def whiten(
     "Mean 0 and deviation 1 over the mask, zero outside. Where all are equal, or there is but one, zeros."
     v = x[mask]
     sd = v.std(unbiased=False)
-    return torch.where(mask, (x - v.mean())/(sd + 1e-8), 0.) if sd > 1e-8*(1 + v.abs().max()) else torch.zeros_like(x)
+    return torch.zeros_like(x) if sd <= 1e-8*(1 + v.abs().max()) else torch.where(mask, (x - v.mean())/(sd + 1e-8), 0.)  # NaN stays NaN
 
 # %% ../nbs/11_ppo.ipynb #85dcba2c
 class ValueHead:
@@ -85,7 +85,7 @@ def clipped_loss(
     mask,     # (B, T) bool
     clip: float=.2, # ε
 ):
-    "Equation (2) and the share of clipped tokens."
+    "Equation (2), and the share of tokens whose ratio has left 1 ± ε."
     ratio = (logp - old_logp).exp()
     loss = -torch.minimum(ratio*adv, ratio.clamp(1 - clip, 1 + clip)*adv)
     n = mask.sum()
@@ -101,19 +101,19 @@ class PPO:
         batch: int=32,                # responses a step
         minibatch: int|None=None,     # responses an update; None takes the whole batch
         epochs: int=2,                # passes over a step's responses
-        lr: float=1e-3,               # Adam's learning rate, falling linearly to a tenth
-        beta: float=.15,              # β: KL weight, reward units per nat
+        lr: float=7e-4,               # Adam's learning rate, falling linearly to a tenth
+        beta: float=.2,               # β: KL weight, reward units per nat
         lam: float=.95,               # λ of the advantages
         clip: float=.2,               # ε of the clipped objective
         max_grad_norm: float=1.,      # gradients are scaled down to this norm
         temperature: float=1.,        # of the policy, where `model` is no Policy yet
-        seed: int=0,                  # of adapters, prompts, responses and minibatches
+        seed: int=0,                  # of prompts and minibatches; of adapters and responses too where `model` is no Policy yet
         reference: Rollout|None=None, # responses of the reference model, to teach the value head; sampled where None
     ):
         self.policy = model if isinstance(model, Policy) else Policy(model, rewards.layer, temperature=temperature, max_new_tokens=rewards.longest, seed=seed)
         require(self.policy.T == rewards.longest and self.policy.layer == rewards.layer, f"the rewards were fitted to layer {rewards.layer} and responses of {rewards.longest} tokens, "
                 f"the policy has layer {self.policy.layer} and {self.policy.T}; make them equal")
-        minibatch = minibatch or batch
+        minibatch = batch if minibatch is None else minibatch
         for n, v in dict(batch=batch, minibatch=minibatch, epochs=epochs, lr=lr, max_grad_norm=max_grad_norm, clip=clip).items(): require(v > 0, f"{n} is {v}; it must be positive")
         require(beta >= 0 and 0 <= lam <= 1, f"beta is {beta} and lam {lam}; beta must not be negative and lam lies between 0 and 1")
         self.rewards, self.reference = rewards, reference
@@ -161,7 +161,8 @@ def judge(self:PPO, rollout, kl):
     w = self.weigh(F_u)
     r = self.rewards.tokens(rollout)
     mix = torch.as_tensor(w/w.sum(), dtype=r.dtype, device=r.device)
-    log = dict(utility=F_u.tolist(), utility_se=(score.std(0, ddof=1)/len(score)**.5).tolist() if len(score) > 1 else [0.]*len(w), reward=score.mean(0).tolist(), weights=(w/w.sum()).tolist())
+    se = lambda x: (x.std(0, ddof=1)/len(x)**.5).tolist() if len(x) > 1 else [0.]*len(w)
+    log = dict(utility=F_u.tolist(), utility_se=se(score - self.beta*kl.sum(1, keepdim=True).double().cpu().numpy()), reward=score.mean(0).tolist(), reward_se=se(score), weights=(w/w.sum()).tolist())
     return log, (r*mix[None, :, None]).sum(1), mix
 
 @patch
@@ -173,7 +174,8 @@ def advantages(self:PPO, rollout, reward, kl, mix):
     G = returns_to_go(torch.cat([self.rewards.tokens(rollout), kl[:, None]], 1))
     self.value.update(rollout, G)
     m, total = rollout.actions, returns_to_go(reward - self.beta*kl)
-    explained = 1 - ((total - values)[m].var()/total[m].var().clamp(min=1e-12)).item()
+    spread = total[m].var(unbiased=False)
+    explained = 1 - ((total - values)[m].var(unbiased=False)/spread).item() if spread > 0 else 0.
     return whiten(adv, m), explained
 
 # %% ../nbs/11_ppo.ipynb #761d3c5f
@@ -242,11 +244,11 @@ def train(self:PPO,
     require(len(prompts) > 0, "the list of prompts is empty; it must hold at least one prompt")
     require(steps >= 0, f"steps is {steps}; it must not be negative")
     self.steps = steps
-    self.run_id = fingerprint([self.settings, type(self).__name__, steps, list(prompts), self.rewards.phi.round(6).tolist(), self.policy.lm.name, self.policy.net.split, self.policy.net.temperature])
+    self.run_id = fingerprint([self.settings, type(self).__name__, steps, list(prompts), *[getattr(self.rewards, n).round(6).tolist() for n in ('phi', 'zero', 'unit')], self.policy.lm.name, self.policy.net.split, self.policy.layer, self.policy.T, self.policy.seed, self.policy.net.temperature, [list(p.shape) for p in self.policy.trainable.values()]])
     self.value = ValueHead(self.policy.lm.model.config.hidden_size, self.rewards.n_groups + 1, self.policy.T)
-    done = out is not None and (Path(out)/'checkpoint.safetensors').is_file()
-    if done: self.resume(Path(out)/'checkpoint.safetensors')
-    elif steps: self._teach_value(prompts)
+    ref = self.prepare(prompts)
+    if out is not None and (Path(out)/'checkpoint.safetensors').is_file(): self.resume(Path(out)/'checkpoint.safetensors')
+    else: self.teach_value(ref)
     bar = progress(range(len(self.history), steps), desc, leave=True)
     for _ in bar:
         self.history.append(self.step(prompts))
@@ -258,8 +260,13 @@ def train(self:PPO,
     return self.policy
 
 @patch
-def _teach_value(self:PPO, prompts):
+def prepare(self:PPO, prompts):
+    "Responses of the reference model to learn values and units from: those that were given, else two to each prompt of a step, the same at every start."
+    if self.reference is None: self.reference = self.policy.sample(self.draw_prompts(prompts, 0), n=2, step=0, reference=True)
+    return self.reference
+
+@patch
+def teach_value(self:PPO, ref):
     "The value head's first lesson: responses of the reference model, whose KL is zero."
-    ref = self.reference if self.reference is not None else self.policy.sample(self.draw_prompts(prompts, 10**6), step=0, reference=True)
     G = returns_to_go(self.rewards.tokens(ref))
     self.value.update(ref, torch.cat([G, torch.zeros_like(G[:, :1])], 1))

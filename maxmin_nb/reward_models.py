@@ -15,12 +15,12 @@ from .preferences import Comparisons
 
 # %% ../nbs/10_reward_models.ipynb #2e339acb
 def features(
-    rollout, # B responses
+    rollout,      # B responses
+    longest: int, # T of the policy that made them
 ) -> np.ndarray:
     "Sum of the words' hidden states over the longest length, (B, d) in float64."
-    T = rollout.response.shape[1]
     h = rollout.states[:, rollout.n_prompt:]*rollout.words[..., None]
-    return (h.double().sum(1)/T).cpu().numpy()
+    return (h.double().sum(1)/longest).cpu().numpy()
 
 # %% ../nbs/10_reward_models.ipynb #a0965e55
 def whitener(
@@ -115,7 +115,7 @@ def fit_rewards(
     index = {pr: i for i, pr in enumerate(dict.fromkeys(both))}
     at = np.array([index[pr] for pr in both])
     rollout = policy.read(*map(list, zip(*index)), desc='reading' if progress else '')
-    return fit_heads(features(rollout), at[:len(c)], at[len(c):], c.user, [p for p, _ in index], n_groups, policy.T, policy.layer, n_components, l2, restarts, seed)
+    return fit_heads(features(rollout, policy.T), at[:len(c)], at[len(c):], c.user, [p for p, _ in index], n_groups, policy.T, policy.layer, n_components, l2, restarts, seed)
 
 # %% ../nbs/10_reward_models.ipynb #5180a9a1
 def save_heads(

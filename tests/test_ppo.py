@@ -16,7 +16,7 @@ def start(kind='llama', seed=0): return Policy(tiny_model(kind), 2, 4, 1., 8, se
 def heads():
     p = start()
     x = p.sample(PROMPTS, n=8, reference=True)
-    f, n = features(x), x.n_words.numpy()
+    f, n = features(x, 8), x.n_words.numpy()
     chosen, rejected, users, rng = [], [], [], np.random.default_rng(0)
     for u in range(6):
         for _ in range(30):
@@ -89,7 +89,7 @@ def test_gradient_of_a_step_is_the_policy_gradient(heads):
     ref = p.logprobs(x, reference=True)[0]
     old = p.logprobs(x)[0]
     value = ValueHead(64, 2, 8)
-    r0 = p.sample(run.draw_prompts(PROMPTS, 10**6), step=0, reference=True)
+    r0 = p.sample(run.draw_prompts(PROMPTS, 0), n=2, step=0, reference=True)
     G = returns_to_go(heads[1].tokens(r0))
     value.update(r0, torch.cat([G, torch.zeros_like(G)], 1))
     v = value(x)
@@ -129,9 +129,7 @@ def test_per_response_minimum_pays_the_minimum(heads):
     run.steps, run.value = 1, ValueHead(64, 3, 8)
     x = run.policy.sample(PROMPTS*2)
     _, reward, mix = run.judge(x, torch.zeros(x.actions.shape))
-    zero = torch.as_tensor(heads[2].zero/heads[2].unit, dtype=torch.float32)
-    worst = heads[2].score(x).argmin(1)
-    assert torch.allclose(reward.sum(1) - zero[worst], heads[2].score(x).min(1).values, atol=1e-4)
+    assert torch.allclose(reward.sum(1), heads[2].score(x).min(1).values, atol=1e-4)
 
 @pytest.mark.parametrize('minibatch', [None, 3])
 @pytest.mark.parametrize('stop', [1, 2])
@@ -161,7 +159,7 @@ def test_checkpoint_of_another_run_is_refused_and_kept(heads, tmp_path):
 @pytest.mark.parametrize('bad, said', [
     (lambda h: PPO(start(), h[1], batch=0), 'batch is 0'), (lambda h: PPO(start(), h[1], beta=-1), 'beta is -1'),
     (lambda h: PPO(start(), h[1]).train([], 1), 'the list of prompts is empty'), (lambda h: PPO(start(), h[1]).train(PROMPTS, -1), 'steps is -1'),
-    (lambda h: PPO(Policy(tiny_model(), 1, 4, 1., 8), h[1]), 'make them equal'), (lambda h: MaxMinPPO(start(), h[2], utility='mean'), "utility is 'mean'"),
+    (lambda h: PPO(Policy(tiny_model(), 1, 4, 1., 8, read=3), h[1]), 'make them equal'), (lambda h: MaxMinPPO(start(), h[2], utility='mean'), "utility is 'mean'"),
     (lambda h: MaxMinPPO(start(), h[2], utility='regret'), "'regret' needs own"), (lambda h: MaxMinPPO(start(), h[2], weights_step='slow'), "weights_step is 'slow'"),
     (lambda h: MaxMinPPO(start(), h[2], welfare=SoftMin(1.), weights_step='exponentiated'), 'egalitarian dual')])
 def test_bad_input_is_named(heads, bad, said):
@@ -180,10 +178,40 @@ def test_heads_round_trip(heads, tmp_path):
 def test_units_are_deviations_within_prompts(heads):
     p = start()
     x = p.sample(PROMPTS, n=8, reference=True)
-    h = heads[2].relative_to(features(x), x.row)
+    h = heads[2].relative_to(features(x, 8), x.row)
     s = h.score(x).numpy().reshape(len(PROMPTS), 8, 2)
     assert np.allclose(s.mean((0, 1)), 0, atol=1e-4) and np.allclose((s.var(1, ddof=1)).mean(0), 1, atol=1e-3)
 
 def test_fit_rewards_from_text_names_bad_input():
     c = Comparisons(['a', 'b'], ['a film', 'a film'], ['good', 'bad'], ['bad', 'good'])
     with pytest.raises(ValueError, match='n_groups is 3 and there are 2 users'): fit_rewards(start(), c, 3)
+
+def test_rewards_from_short_texts_keep_zero_and_unit():
+    "No response reaches T: units must not depend on how wide the rollout happens to be."
+    p = Policy(tiny_model(), 2, 4, 1., 32)
+    rng = np.random.default_rng(0)
+    words = 'good bad film story sad happy not very long plot'.split()
+    texts = [' '.join(rng.choice(words, rng.integers(1, 6))) for _ in range(40)]
+    c = Comparisons([f'u{i%4}' for i in range(20)], [PROMPTS[i%4] for i in range(20)], texts[:20], texts[20:])
+    h = fit_rewards(p, c, 2, progress=False)
+    pairs = list(dict.fromkeys([*zip(c.prompt, c.chosen), *zip(c.prompt, c.rejected)]))
+    x = p.read(*map(list, zip(*pairs)))
+    assert x.response.shape[1] < 32 and np.allclose(h.score(x).mean(0), 0, atol=1e-4)
+
+def test_relative_utilities_are_measured_on_the_reference(heads):
+    from dataclasses import replace
+    shifted = replace(heads[2], zero=heads[2].zero + 5*heads[2].unit, unit=3*heads[2].unit)
+    runs = [MaxMinPPO(start(), h, batch=8) for h in (heads[2], shifted)]
+    for r in runs: r.train(PROMPTS, 1)
+    assert np.allclose(runs[0].history[0]['utility'], runs[1].history[0]['utility'], atol=1e-4)
+
+def test_a_plain_welfare_class_can_be_resumed(heads, tmp_path):
+    from maxmin_nb.welfare import Welfare
+    class Mean(Welfare):
+        def value(self, F): return np.mean(F, -1)
+        def weights(self, F): return np.full(np.shape(F), 1/np.shape(F)[-1])
+    a = MaxMinPPO(start(), heads[2], welfare=Mean(), batch=4)
+    a.train(PROMPTS, 1, tmp_path)
+    b = MaxMinPPO(start(), heads[2], welfare=Mean(), batch=4)
+    b.train(PROMPTS, 1, tmp_path)
+    assert b.history == a.history
