@@ -56,7 +56,7 @@ SCALES = {s.name: s for s in (
     Scale('smoke', 'tiny-llama', split=2, max_new_tokens=8, temperature=1., n_prompts=12, n_heldout=8, n_responses=4, n_annotators=6, ratio=2,
           n_comparisons=30, choice_scale=3., n_features=8, steps=3, batch=8, minibatch=8, epochs=2, lr=1e-3, beta=.1, lora_r=4),
     Scale('laptop', 'smollm2-135m', split=18, max_new_tokens=32, temperature=.7, n_prompts=160, n_heldout=128, n_responses=4, n_annotators=30, ratio=5,
-          n_comparisons=60, choice_scale=2., n_features=24, steps=16, batch=32, minibatch=32, epochs=2, lr=7e-4, beta=.2, lora_r=16),
+          n_comparisons=60, choice_scale=2., n_features=24, steps=16, batch=32, minibatch=32, epochs=2, lr=7e-4, beta=.3, lora_r=16),
     Scale('paper', 'lvwerra/gpt2-imdb', split=0, max_new_tokens=48, temperature=1., n_prompts=10_000, n_heldout=512, n_responses=2, n_annotators=42, ratio=6,
           n_comparisons=240, choice_scale=2., n_features=64, steps=781, batch=64, minibatch=64, epochs=3, lr=3e-6, beta=.05, lora_r=16))}
 

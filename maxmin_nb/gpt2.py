@@ -99,10 +99,10 @@ def expected_seconds(
     layers: int,     # its layers
     gflops: float,   # measured rate of a matrix product
 ) -> dict:
-    "Seconds that each stage should take, besides one for each stage. Sampling reaches two thirds of the matrix product's rate; a backward pass costs as much as a forward pass and a half."
+    "Seconds that each stage should take, besides one for each stage. Sampling reaches about half of the matrix product's rate; a backward pass costs as much as a forward pass and a half."
     width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers   # a quarter of the parameters is the vocabulary's
-    op = 2*params/gflops/1e9                                      # seconds a token through the whole model
-    sample, passes = 1.6*op*width, op*width*upper
+    op = 2*params/min(gflops, 250)/1e9                            # seconds a token through the whole model
+    sample, passes = 1.9*op*width, op*width*upper
     step = c.batch*(sample + passes*(1 + 2.5*c.epochs))
     return dict(samples=c.n_prompts*c.n_responses*sample, annotators=1, rewards=2, single=c.steps*step, maxmin=c.steps*step, evaluation=3*c.n_heldout*(sample + 2*passes), report=5)
 

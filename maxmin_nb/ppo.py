@@ -102,7 +102,7 @@ class PPO:
         minibatch: int|None=None,     # responses an update; None takes the whole batch
         epochs: int=2,                # passes over a step's responses
         lr: float=7e-4,               # Adam's learning rate, falling linearly to a tenth
-        beta: float=.2,               # β: KL weight, reward units per nat
+        beta: float=.3,               # β: KL weight, reward units per nat
         lam: float=.95,               # λ of the advantages
         clip: float=.2,               # ε of the clipped objective
         max_grad_norm: float=1.,      # gradients are scaled down to this norm
