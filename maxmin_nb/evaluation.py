@@ -141,7 +141,7 @@ def evaluate(
 # %% ../nbs/13_evaluation.ipynb #89db0bb0
 CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}h1{font-size:1.6rem}h2{margin-top:2.2rem;font-size:1.2rem}
 table{border-collapse:collapse;font-size:.92rem}th,td{border-bottom:1px solid #ccc;padding:.35rem .7rem;text-align:left;vertical-align:top}th{background:#f4f4f4}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}img{max-width:100%}small{color:#555}.wide{overflow-x:auto}"""
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}img{max-width:100%}small{color:#555}.wide{overflow-x:auto}td{overflow-wrap:anywhere}pre{white-space:pre-wrap}"""
 
 def html_table(
     head,  # column titles

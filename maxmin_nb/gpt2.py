@@ -308,7 +308,8 @@ def training_figure(
     histories, # name of the policy → its log, one entry a step
 ):
     "Learned utilities and weights over the steps of MaxMin, KL of both."
-    fig, axs = new_figure('Utilities, weights and divergence over the steps of training', 'PPO step', ncols=3, figsize=(11.5, 3.4))
+    last = {n: o[-1]['kl'] for n, o in histories.items()}
+    fig, axs = new_figure(f'Single reward ends {last["single"]:.1f} nats from the reference, MaxMin {last["maxmin"]:.1f}', 'PPO step', ncols=3, figsize=(11.5, 3.4))
     h = histories['maxmin']; x = [o['step'] for o in h]
     for k in range(len(h[0]['utility'])):
         axs[0].errorbar(x, [o['utility'][k] for o in h], [1.96*o['utility_se'][k] for o in h], color=COLORS[k], marker=MARKERS[k], ls=LINES[k], capsize=2, label=f'group {k + 1}')

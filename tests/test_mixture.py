@@ -21,7 +21,7 @@ def objective(diff, users, coef, weights, l2):
         total += logsumexp([np.log(w) + sum(-np.logaddexp(0, -d@c) for d in diff[users == h]) for w, c in zip(weights, coef.T)])
     return total - l2/2*(coef**2).sum()
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.sampled_from(['soft', 'hard']), st.sampled_from([1e-3, .1, 3.]), st.sampled_from([.1, 1., 6.]))
 def test_objective_never_decreases(seed, K, m, d, method, l2, scale):
     diff, u, g, _ = simulate(seed, [3]*K + [2], m, d, scale)
@@ -136,7 +136,7 @@ def test_save_and_load(tmp_path, users):
     (tmp_path/'x.safetensors').write_bytes(b'{}')
     with pytest.raises(ValueError, match='damaged'): RewardMixture.load(tmp_path/'x.safetensors')
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 10**6))
 def test_match_groups_is_the_best_permutation(n, K, seed):
     rng = np.random.default_rng(seed)

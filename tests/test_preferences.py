@@ -45,7 +45,7 @@ def test_chernoff(seed, n):
     D = tv_distance(a, b, rho)
     if D < 1 - 1e-9: assert -.5*np.log1p(-D**2)*(1 - 1e-6) - 1e-10 <= C <= -np.log1p(-D)*(1 + 1e-6) + 1e-10
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(1, 3), st.integers(1, 6))
 def test_error_bound_by_enumeration(seed, n, m):
     "Every outcome of m answers, exactly: both kinds of error and the error with equal chances stay below the bound."
@@ -69,7 +69,7 @@ def test_sigmoid():
     np.testing.assert_allclose(np.exp(log_sigmoid(x)), sigmoid(x), rtol=1e-13)
     assert np.isfinite(log_sigmoid(x)).all() and log_sigmoid(-800.) == -800
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(2, 5), st.integers(1, 4), st.integers(1, 6))
 def test_annotate(seed, items, U, users):
     rng = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def test_annotate_refuses(kw):
     with pytest.raises(ValueError): annotate(np.random.default_rng(0), **good | kw)
 
 ids = st.one_of(st.lists(st.text(max_size=3), min_size=1, max_size=12), st.lists(st.integers(-5, 5), min_size=1, max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ids, st.booleans(), st.booleans(), st.booleans(), seeds)
 def test_round_trip(tmp_path_factory, users, text, prompt, weight, seed):
     rng, n = np.random.default_rng(seed), len(users)

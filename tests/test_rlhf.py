@@ -10,7 +10,7 @@ seeds = st.integers(0, 2**32 - 1)
 gradient = lambda c, diff, w, l2: -(w*sigmoid(-diff@c))@diff + l2*c
 table = lambda n: np.array([np.eye(n)[i] - np.eye(n)[j] for i, j in combinations(range(n), 2)])
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(1, 40), st.integers(1, 5), st.sampled_from([1e-6, 1e-2, 1., 30.]), st.sampled_from([1e-4, 1., 1e4]))
 def test_fit_is_stationary(seed, n, d, l2, unit):
     "The gradient vanishes at the fit, whatever the start, the units of the features and the penalty."
@@ -23,7 +23,7 @@ def test_fit_is_stationary(seed, n, d, l2, unit):
         c2 = fit_bradley_terry(diff, w, l2, start)
         np.testing.assert_allclose(bt_loss(c2, diff, w, l2), bt_loss(c, diff, w, l2), rtol=1e-9, atol=1e-9)
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(1, 4))
 def test_fit_without_penalty(seed, d):
     "Both outcomes of every pair: never separable. The loss is that of a general optimiser or less."
@@ -36,7 +36,7 @@ def test_fit_without_penalty(seed, d):
     np.testing.assert_allclose(fit_bradley_terry(diff, 1e-9*w), c, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(fit_bradley_terry(np.c_[diff, diff[:, :1]], w)[[0, -1]], c[0]/2, rtol=1e-6, atol=1e-8)   # twins share
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(1, 4))
 def test_separable_is_refused(seed, d):
     rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def test_bad_fit(kw, says):
 def test_too_few_steps():
     with pytest.raises(RuntimeError, match='1 steps'): fit_bradley_terry([[1.], [-1.]], [30., 1], max_iter=1)
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(2, 4), st.integers(2, 6), st.sampled_from([0, .02, .5]))
 def test_borda(seed, U, n, l2):
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def problem(seed, P, Y):
     if Y > 1: ref[:, 0] = 0; ref /= ref.sum(1, keepdims=True)
     return rng, ref, rng.dirichlet(np.ones(P)), 10**rng.uniform(-2, 1), rng.normal(size=(3, P, Y))*10**rng.uniform(-1, 2)
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, st.integers(1, 4), st.integers(2, 6))
 def test_identity(seed, P, Y):
     "F_u(π) = β E log Z_u - β E KL(π ‖ π_u), hence π_u is best; constants of a prompt do not matter."

@@ -38,7 +38,7 @@ def test_fenchel_young(W, F, G):
     assert abs(fenchel_gap(W, F, W.weights(F))) <= 1e-7*scale(W, F)       # equality at a supergradient
     assert fenchel_gap(W, G, W.weights(F)) >= -1e-7*scale(W, F, G)        # inequality elsewhere
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(welfare, utilities)
 def test_off_the_domain_no_plane_lies_above(W, direction):
     "Where the conjugate is -inf, w·F - W(F) really has no lower bound along one of a few rays."
@@ -48,7 +48,7 @@ def test_off_the_domain_no_plane_lies_above(W, direction):
     low = [w@(t*r) - W.value(t*r) for t in (1e5, 1e8) for r in rays]
     assert min(low) < -100
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(welfare.filter(lambda W: isinstance(W, (Utilitarian, Egalitarian, CVaR))), utilities)
 def test_linear_programme(W, F):
     assert abs(linprog(F, **W.domain(U)).fun - W.value(F)) < 1e-6*(1 + abs(F).max())
@@ -87,7 +87,7 @@ def test_exponentiated(w, F, step, c):
     assert v@F <= w@F + 1e-9*(1 + abs(F).max())                           # weight moves to the worse off
     assert np.allclose(exponentiated(w, F + c, step), v, atol=1e-8)        # blind to a common zero
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.floats(.1, 3.))
 def test_zero_and_scale(seed, beta):
     rng = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def test_zero_and_scale(seed, beta):
     of = lambda r: regret(utility(pi, ref, r, beta, rho), beta*log_partition(ref, r, beta, rho))
     assert np.allclose(of(r + c), of(r), atol=1e-8) and (of(r) <= 1e-10).all()
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), welfare, st.floats(.1, 3.))
 def test_bound_of_every_policy_by_every_weighting(seed, W, beta):
     "W(F(π)) ≤ |w| β E log Z(r_w/β) - W_*(w): theorem 4."
