@@ -65,7 +65,8 @@ def _inside(self:Welfare, w, tol):
     d = self.domain(w.shape[-1])
     lo, hi = np.array([(l, np.inf if h is None else h) for l, h in d['bounds']]).T
     ok = ((w >= lo - tol) & (w <= hi + tol*np.maximum(1, np.where(np.isfinite(hi), hi, 1)))).all(-1)
-    return ok if d['A_eq'] is None else ok & (abs(w@d['A_eq'].T - d['b_eq']) <= tol).all(-1)
+    if d['A_ub'] is not None: ok = ok & (w@np.asarray(d['A_ub']).T <= np.asarray(d['b_ub']) + tol).all(-1)
+    return ok if d['A_eq'] is None else ok & (abs(w@np.asarray(d['A_eq']).T - d['b_eq']) <= tol).all(-1)
 
 # %% ../nbs/04_welfare.ipynb #d68f1b9b
 def _domain(bounds, simplex):

@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog, minimize
 from maxmin_nb.rlhf import gibbs, log_partition, utility
-from maxmin_nb.welfare import CVaR, Egalitarian, Nash, SoftMin, Utilitarian, exponentiated, fenchel_gap, regret, relative
+from maxmin_nb.welfare import Welfare, CVaR, Egalitarian, Nash, SoftMin, Utilitarian, exponentiated, fenchel_gap, regret, relative
 
 U = 4
 num = st.one_of(st.integers(-4, 4).map(float), st.floats(-50, 50))      # integers make ties likely
@@ -122,3 +122,10 @@ def test_reference_never_gives():
     (lambda: SoftMin(1., [.5, .5]).conjugate([.2, .3, .5]), 'shares of 2')])
 def test_bad_input(f, says):
     with pytest.raises(ValueError, match=says): f()
+
+
+def test_inequalities_of_a_readers_domain_count():
+    "A cap of .6 on every weight, given as inequalities, is part of the domain."
+    class Capped(Welfare):
+        def domain(self, n_groups): return dict(A_ub=np.eye(n_groups), b_ub=[.6]*n_groups, A_eq=[[1.]*n_groups], b_eq=[1.], bounds=[(0., 1.)]*n_groups)
+    assert Capped().conjugate([.6, .2, .2]) == 0 and Capped().conjugate([.7, .2, .1]) == -np.inf
