@@ -20,11 +20,11 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 # %% ../nbs/tools/core.ipynb #1466e0ed
 def require(
     ok,               # what must be true
-    message: str,     # one sentence: the input, its value, what would be right
+    message,          # one sentence: the input, its value, what would be right; or, where writing it takes time, a function that writes it
     error=ValueError, # a standard exception class
 ):
     "Raise `error(message)` unless `ok`."
-    if not ok: raise error(message)
+    if not ok: raise error(message() if callable(message) else message)
 
 # %% ../nbs/tools/core.ipynb #9f94e3a6
 @dataclass(frozen=True)

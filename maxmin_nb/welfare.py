@@ -38,8 +38,8 @@ class Welfare:
 def _groups(x, name):
     "`x` as float64 with a last axis of groups. Raises ValueError for a number alone, NaN or infinity."
     x = np.asarray(x, float)
-    require(x.ndim > 0 and x.shape[-1] > 0, f"{name} is {x}; it must be an array with one entry for each group")
-    require(np.isfinite(x).all(), f"{name} is {x}; its entries must be finite")
+    require(x.ndim > 0 and x.shape[-1] > 0, lambda: f"{name} is {x}; it must be an array with one entry for each group")
+    require(np.isfinite(x).all(), lambda: f"{name} is {x}; its entries must be finite")
     return x
 
 # %% ../nbs/04_welfare.ipynb #ed2f7ce7
@@ -180,7 +180,7 @@ def exponentiated(
     "w·exp(-step·(F - mean F)), normalised: weight moves towards the worse-off groups. (..., U). A weight of zero stays zero."
     w, F = _groups(w, 'w'), _groups(F, 'F')
     require(w.shape[-1] == F.shape[-1], f"there are {w.shape[-1]} weights and {F.shape[-1]} utilities; the numbers must agree")
-    require((w >= 0).all() and np.allclose(w.sum(-1), 1, atol=1e-6), f"w is {w}; it must be nonnegative and sum to 1")
+    require((w >= 0).all() and (abs(w.sum(-1) - 1) < 1e-6).all(), lambda: f"w is {w}; it must be nonnegative and sum to 1")
     require(0 <= step < np.inf, f"step is {step}; it must be finite and not negative")
     with np.errstate(divide='ignore'): a = np.log(w) - step*(F - F.mean(-1, keepdims=True))
     return np.exp(a - logsumexp(a, axis=-1, keepdims=True))
