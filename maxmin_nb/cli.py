@@ -20,7 +20,7 @@ prompts. Ends with a table, DIR/results.json, figures and DIR/report.html. Inter
 the same command goes on from the last finished step."""
 
 GPT2_EXAMPLES = """examples:
-  maxmin gpt2                                  the study at scale laptop, in runs/gpt2 (ten to twenty minutes on two cores)
+  maxmin gpt2                                  the study at scale laptop, in runs/gpt2 (eight to twenty minutes on two cores)
   maxmin gpt2 --scale smoke --out /tmp/smoke   the same in seconds with a random model: does everything run here?
   maxmin gpt2 --ratio 10 --seed 1 --out runs/ten    a smaller minority
   maxmin gpt2 --weights-step jump --out runs/jump   the paper's rule for the weights

@@ -215,3 +215,21 @@ def test_a_plain_welfare_class_can_be_resumed(heads, tmp_path):
     b = MaxMinPPO(start(), heads[2], welfare=Mean(), batch=4)
     b.train(PROMPTS, 1, tmp_path)
     assert b.history == a.history
+
+def test_one_new_welfare_passes_through_solver_gridworld_and_training(heads):
+    "Five lines, no conjugate, no domain: nothing that uses a welfare needs to know it."
+    from maxmin_nb.general_utility import gridworld, policy_gradient, solve_cuts
+    from maxmin_nb.maxmin import solve_maxmin
+    from maxmin_nb.welfare import Welfare
+    class Gini(Welfare):
+        def value(self, F): return (np.sort(F, -1)*[.75, .25]).sum(-1)
+        def weights(self, F): return np.where(np.argsort(np.argsort(F, -1), -1) == 0, .75, .25)
+    rng = np.random.default_rng(0)
+    s = solve_maxmin(rng.dirichlet(np.ones(4), 3), rng.normal(size=(2, 3, 4)), .5, Gini())
+    assert s.gap < 1e-8 and np.isclose(s.value, Gini().value(s.utilities))
+    mdp, r = gridworld()
+    best, (found, _) = solve_cuts(mdp, r, Gini()), policy_gradient(mdp, r, Gini())
+    assert best.value >= found.value >= .98*best.value > 0
+    run = MaxMinPPO(start(), heads[2], welfare=Gini(), batch=8)
+    run.train(PROMPTS, 2)
+    for h in run.history: assert np.allclose(h['weights'], Gini().weights(np.array(h['utility'])))
