@@ -2,6 +2,7 @@ import os
 from hypothesis import settings
 
 os.environ.setdefault('MAXMIN_SCALE', 'smoke')
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')  # matrices are small here, and threads that wait for a busy core cost ten times the work
 # No deadlines: machines differ by a factor of two. Continuous integration draws the same examples every time, a developer's machine new ones.
 settings.register_profile('maxmin', deadline=None, print_blob=True, derandomize=bool(os.environ.get('CI')))
 settings.load_profile('maxmin')
