@@ -112,7 +112,7 @@ def test_batches_agree_with_rows():
         assert W.weights(F).shape == F.shape and W.value(F).shape == (3, 5)
         for i in np.ndindex(3, 5): assert np.allclose(W.weights(F)[i], W.weights(F[i])) and np.isclose(W.value(F)[i], W.value(F[i]))
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds)
 def test_ball_in_the_exact_solver(seed):
     "The optimum is certified, and is MaxMin's as soon as the ball holds MaxMin's weights."

@@ -174,7 +174,7 @@ def test_policy_gradient_meets_the_exact_value(town, W, kappa):
     assert .98*exact.value <= o.value <= exact.value + 1e-5 and exact.value <= o.bound + 1e-5
     if isinstance(W, (Utilitarian, Egalitarian, CVaR)): assert abs(solve_lp(*town, W).value - exact.value) < 1e-5
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds, groups)
 def test_a_welfare_of_a_reader(seed, U):
     _, m, r = problem(seed, U)
@@ -204,7 +204,7 @@ def test_gridworld_delivers_only_what_is_carried(town):
         elif cell not in ((2, 0), (0, 4)): assert after == load
     assert delivered > 20
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(seeds)
 def test_pareto_front(seed):
     rng, m, r = problem(seed)
