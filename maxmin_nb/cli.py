@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['GPT2_HELP', 'GPT2_EXAMPLES', 'main']
 
-# %% ../nbs/tools/cli.ipynb #8e27c18a
+# %% ../nbs/tools/cli.ipynb #1b53ad51
 import argparse, errno, os, sys
 from dataclasses import replace
 from pathlib import Path
-from .core import SCALES, get_scale, require
+from .core import METHODS, SCALES, get_scale, require
 
-# %% ../nbs/tools/cli.ipynb #a1eb4d4d
+# %% ../nbs/tools/cli.ipynb #0ecf5011
 GPT2_HELP = """Run the small-scale study of MaxMin-RLHF end to end.
 
 Simulated people of two groups compare responses of a language model; one pooled reward and a mixture of
-rewards are learnt from their choices; one policy is trained on each by PPO; both are judged on held-out
+rewards are learnt from their choices; a policy is trained by PPO for each method; all are judged on held-out
 prompts. Ends with a table, DIR/results.json, figures and DIR/report.html. Interrupt it whenever you like:
 the same command goes on from the last finished step."""
 
@@ -23,14 +23,18 @@ GPT2_EXAMPLES = """examples:
   maxmin gpt2                                  the study at scale laptop, in runs/gpt2 (eight to twenty minutes on two cores)
   maxmin gpt2 --scale smoke --out /tmp/smoke   the same in seconds with a random model: does everything run here?
   maxmin gpt2 --ratio 10 --seed 1 --out runs/ten    a smaller minority
-  maxmin gpt2 --weights-step jump --out runs/jump   the paper's rule for the weights
+  maxmin gpt2 --methods single,jump,maxmin --out runs/jump   with the paper's rule for the weights
   maxmin gpt2 --model ./my-model --prompts my.txt --out runs/mine   your model, your prompts (one a line)
+  maxmin gpt2 --data reviews.csv --out runs/reviews   prompts are the beginnings of your texts
+  maxmin gpt2 --all --out runs/study --tables runs/study/gpt2       every policy of chapter 14, a queue of hours
+
+methods:
 """
 
 def _parser():
     p = argparse.ArgumentParser('maxmin', description='MaxMin-RLHF: align a language model with people who disagree.', epilog='maxmin COMMAND --help tells more about a command.')
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    g = sub.add_parser('gpt2', help='run the small-scale study: samples, annotators, rewards by EM, PPO, evaluation, report', description=GPT2_HELP, epilog=GPT2_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    g = sub.add_parser('gpt2', help='run the small-scale study: samples, annotators, rewards by EM, PPO, evaluation, report', description=GPT2_HELP, epilog=GPT2_EXAMPLES + '\n'.join(f'  {n:10s} {d}' for n, d in METHODS.items()), formatter_class=argparse.RawDescriptionHelpFormatter)
     g.add_argument('--scale', default=None, help=f"sizes: {', '.join(SCALES)} (default: MAXMIN_SCALE, else laptop)")
     g.add_argument('--out', default='runs/gpt2', metavar='DIR', help='folder for everything that the run leaves (default: %(default)s)')
     g.add_argument('--seed', type=int, default=0, help='of everything random (default: %(default)s)')
@@ -41,46 +45,54 @@ def _parser():
     g.add_argument('--comparisons', type=int, default=None, help='asked of each person (default: that of the scale; laptop 60)')
     g.add_argument('--groups', type=int, default=2, help='K, groups that EM looks for (default: %(default)s)')
     g.add_argument('--steps', type=int, default=None, help='PPO steps of each policy (default: that of the scale)')
-    g.add_argument('--weights-step', default='exponentiated', help="step on MaxMin's weights: exponentiated, or jump as in the paper (default: %(default)s)")
+    g.add_argument('--methods', default='single,maxmin', metavar='LIST', help='which policies to train, by commas; see below (default: %(default)s)')
+    g.add_argument('--angle', type=float, default=90., help='from groups that agree (0) to opposed ones (180 degrees) (default: %(default)s)')
+    g.add_argument('--hostile', type=int, default=0, metavar='N', help='further people who like what both groups dislike (default: %(default)s)')
+    g.add_argument('--min-share', type=float, default=0., metavar='SHARE', help='leave groups smaller than this out of the welfare (default: %(default)s)')
+    g.add_argument('--rewards', default='learned', help="learned by EM, or gold: the judges' own scores (default: %(default)s)")
+    g.add_argument('--data', default='', metavar='PATH', help='a .csv, .tsv, .json, .jsonl or .parquet file or a folder of such; prompts are the first 2 to 8 tokens of its column text (or prompt), of every second row for evaluation')
+    g.add_argument('--all', action='store_true', help='run the queue of all studies of chapter 14 instead of one; what TABLES hold is not run again')
+    g.add_argument('--tables', default='gpt2', metavar='PREFIX', help='with --all: PREFIX_runs.parquet and so on (default: %(default)s)')
+    g.add_argument('--minutes', type=float, default=float('inf'), help='with --all: begin no further policy after so many minutes')
     e = sub.add_parser('export', help='write a trained policy as a model that transformers loads', description='Write a policy of a finished run as an ordinary model folder: AutoModelForCausalLM.from_pretrained(TO) loads it.')
     e.add_argument('run', help='folder of a finished run, such as runs/gpt2')
     e.add_argument('to', help='new folder')
-    e.add_argument('--policy', default='maxmin', choices=['maxmin', 'single'], help='which (default: %(default)s)')
+    e.add_argument('--policy', default='maxmin', help='the method that trained it (default: %(default)s)')
     c = sub.add_parser('collect', help='gather finished runs into tidy tables', description='Gather finished runs into PREFIX_runs.parquet, PREFIX_steps.parquet and PREFIX_texts.parquet, from which chapter 14 draws its figures.')
     c.add_argument('runs', nargs='+', help='folders of finished runs')
     c.add_argument('--to', default='gpt2', metavar='PREFIX', help='where the tables go (default: %(default)s)')
     return p
 
-# %% ../nbs/tools/cli.ipynb #062d74da
+# %% ../nbs/tools/cli.ipynb #7dc9185d
 def _settings(a):
     from maxmin_nb.gpt2 import Settings, split_prompts
     scale, prompts = get_scale(a.scale), ()
     given = dict(model=a.model, n_annotators=a.annotators, ratio=a.ratio, n_comparisons=a.comparisons, steps=a.steps)
     scale = replace(scale, **{k: v for k, v in given.items() if v is not None})
+    require(a.prompts is None or not a.data, "--prompts and --data both name prompts; give one of them")
     if a.prompts is not None:
         require(Path(a.prompts).is_file(), f"there is no file {a.prompts}; --prompts names a text file with one prompt a line", FileNotFoundError)
         prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
         split_prompts(prompts)
-    return Settings(scale, a.seed, a.groups, a.weights_step, prompts)
+    methods = tuple(m.strip() for m in a.methods.split(',') if m.strip())
+    return Settings(scale, a.seed, a.groups, methods, a.angle, a.hostile, a.min_share, a.rewards, prompts, a.data)
 
 def _gpt2(a):
-    from maxmin_nb.gpt2 import Study
-    Study(_settings(a), a.out, say=lambda *m: print(*m, flush=True)).run()
+    from maxmin_nb.gpt2 import Study, run_queue, whole_study
+    say = lambda *m: print(*m, flush=True)
+    s = _settings(a)
+    if a.all: run_queue(whole_study(s.scale), a.out, a.tables, say, a.minutes)
+    else: Study(s, a.out, say).run()
 
 def _export(a):
-    from maxmin_nb.core import read_json, Scale
-    from maxmin_nb.gpt2 import Settings, Study
-    run = Path(a.run)/'run.json'
-    require(run.is_file(), f"the folder {a.run} holds no run.json; name the folder of a finished run", FileNotFoundError)
-    s = read_json(run)['settings']
-    study = Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(s['prompts']))), a.run)
-    print(f'Wrote {study.trained(a.policy).export(a.to)}')
+    from maxmin_nb.gpt2 import load_study
+    print(f'Wrote {load_study(a.run).trained(a.policy).export(a.to)}')
 
 def _collect(a):
     from maxmin_nb.core import atomic
     from maxmin_nb.gpt2 import collect
     for name, table in collect(a.runs).items():
-        with atomic(f'{a.to}_{name}.parquet') as t: table.to_parquet(t)
+        with atomic(f'{a.to}_{name}.parquet') as t: table.to_parquet(t, index=False)
         print(f'Wrote {a.to}_{name}.parquet, {len(table)} rows')
 
 # %% ../nbs/tools/cli.ipynb #0a82e212

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SMOLLM2', 'CHATML', 'PRAISE', 'BLAME', 'WORDS', 'ASPECTS', 'KINDS', 'OCCASIONS', 'SOUPS', 'ADAPTERS', 'fetch_smollm2',
            'quiet', 'LanguageModel', 'tiny_model', 'load_model', 'film_prompts', 'imdb_prompts', 'tone', 'brevity',
-           'classifier_tone', 'load_preferences']
+           'classifier_tone', 'load_preferences', 'text_prompts']
 
 # %% ../nbs/08_text.ipynb #5f6285f2
 import csv, gzip, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile, warnings, zipfile
@@ -208,6 +208,16 @@ def film_prompts(
     return texts[:n_train], texts[n_train:]
 
 # %% ../nbs/08_text.ipynb #d7d4d556
+def _beginnings(rng, texts, n, lm, where, skip=()):
+    "`n` different beginnings of 2 to 8 tokens of texts in random order, none of them in `skip`. `texts` is indexed."
+    found = dict.fromkeys(skip)
+    for i in rng.permutation(len(texts)):
+        start = lm.decode(lm.tokenizer(texts[int(i)][:200])['input_ids'][:rng.integers(2, 9)]).strip()
+        if start: found[start] = None
+        if len(found) == len(skip) + n: break
+    require(len(found) == len(skip) + n, f"{n} prompts were asked for and {where} has only {len(found) - len(skip)} different beginnings")
+    return list(found)[len(skip):]
+
 def imdb_prompts(
     n_train: int,   # prompts to learn from
     n_heldout: int, # prompts kept apart
@@ -217,18 +227,10 @@ def imdb_prompts(
     "The first 2 to 8 tokens of IMDb reviews (`stanfordnlp/imdb` from the hub): training prompts from its train split, held-out ones from its test split. Raises ConnectionError where the hub cannot be reached."
     from datasets import load_dataset
     try: data = load_dataset('stanfordnlp/imdb')
-    except Exception as e: raise ConnectionError(f"the data set stanfordnlp/imdb could not be had from the hub ({str(e).splitlines()[0]}); connect, or use scale laptop") from None
+    except Exception as e: raise ConnectionError(f"the data set stanfordnlp/imdb could not be had from the hub ({str(e).splitlines()[0]}); connect, use scale laptop, or name texts of your own with --data") from None
     rng = np.random.default_rng(seed)
-    def cut(split, n, skip=()):
-        found = dict.fromkeys(skip)
-        for i in rng.permutation(len(data[split])):
-            start = lm.decode(lm.tokenizer(data[split][int(i)]['text'][:200])['input_ids'][:rng.integers(2, 9)])
-            if start: found[start] = None
-            if len(found) == len(skip) + n: break
-        require(len(found) == len(skip) + n, f"{n} prompts were asked for and the {split} split of IMDb has only {len(found) - len(skip)} different beginnings")
-        return list(found)[len(skip):]
-    train = cut('train', n_train)
-    return train, cut('test', n_heldout, train)
+    train = _beginnings(rng, data['train']['text'], n_train, lm, 'the train split of IMDb')
+    return train, _beginnings(rng, data['test']['text'], n_heldout, lm, 'the test split of IMDb', train)
 
 # %% ../nbs/08_text.ipynb #4db4e8b4
 def tone(
@@ -266,10 +268,10 @@ def classifier_tone(
     return score
 
 # %% ../nbs/08_text.ipynb #fbff0cb5
-_DATA = ('.parquet', '.csv', '.json', '.jsonl')
+_DATA = ('.parquet', '.csv', '.tsv', '.json', '.jsonl')
 
 def _suffix(path) -> tuple:
-    "(.parquet, .csv, .json, .jsonl or None, whether gzipped) of a file name."
+    "(.parquet, .csv, .tsv, .json, .jsonl or None, whether gzipped) of a file name."
     s = [o.lower() for o in Path(path).suffixes]
     gz = s[-1:] == ['.gz']
     kind = (s[:-1] if gz else s)[-1:] or [None]
@@ -281,10 +283,10 @@ def _json_rows(text) -> list:
     require(all(isinstance(o, dict) for o in rows), "a row is not an object with named fields")
     return rows
 
-def _csv_rows(text) -> dict:
-    "The columns of a CSV with a header, all text."
+def _csv_rows(text, tabs=False) -> dict:
+    "The columns of a CSV with a header, all text. With `tabs` fields end at tabs and nothing is quoted."
     limit = csv.field_size_limit(2**31 - 1)
-    try: lines = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True) if o]
+    try: lines = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True, **(dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else {})) if o]
     finally: csv.field_size_limit(limit)
     head, rows = lines[0], lines[1:]
     require(len(set(head)) == len(head), lambda: f"two columns are called {next(k for k in head if head.count(k) > 1)!r}")
@@ -296,13 +298,13 @@ def _file_frame(path):
     "One file as a data frame. CSV stays text, whatever it looks like."
     import pandas as pd
     path, (kind, gz) = Path(path), _suffix(path)
-    require(kind, f"{path} ends in {path.suffix!r}; preferences are read from .parquet, .csv, .json and .jsonl files, the last three also with .gz, and from no other kind")
+    require(kind, f"{path} ends in {path.suffix!r}; tables are read from .parquet, .csv, .tsv, .json and .jsonl files, all but the first also with .gz, and from no other kind")
     data = path.read_bytes()
     require(data.strip(), f"{path} is empty; it should hold one row for each comparison")
     try:
         if gz: data = gzip.decompress(data)
         if kind == '.parquet': df = pd.read_parquet(io.BytesIO(data))
-        elif kind == '.csv': df = pd.DataFrame(_csv_rows(data.decode('utf-8-sig')))
+        elif kind in ('.csv', '.tsv'): df = pd.DataFrame(_csv_rows(data.decode('utf-8-sig'), kind == '.tsv'))
         else: df = pd.DataFrame(_json_rows(data.decode('utf-8-sig')))
     except (ValueError, OSError, EOFError, csv.Error) as e: raise ValueError(f"{path} cannot be read as {kind[1:]} ({(str(e).strip().splitlines() or ['no reason given'])[0]})") from None
     return df
@@ -611,3 +613,20 @@ def load_preferences(
     table = pd.concat([t.assign(weight=t.get('weight', 1.)) if weighted else t for t in tables if len(t)], ignore_index=True)
     for f in flags: warnings.warn(f, stacklevel=2)
     return Comparisons.from_frame(table)
+
+# %% ../nbs/08_text.ipynb #fa74ba3f
+def text_prompts(
+    source,         # a .parquet, .csv, .tsv, .json, .jsonl file, a folder of such a data set, or a data frame: column `text` or `prompt`
+    n_train: int,   # prompts to learn from
+    n_heldout: int, # prompts kept apart
+    lm: LanguageModel, # whose tokenizer counts
+    seed: int=0,    # of the draw
+) -> tuple[list[str], list[str]]:
+    "The first 2 to 8 tokens of texts: (training, held out), from different texts. Raises ValueError without such a column, or if there are too few texts."
+    df = _frame(source, None, 'train', None)
+    column = next((c for c in ('text', 'prompt') if c in df.columns), None)
+    require(column, f"there is no column text or prompt; the columns are {', '.join(map(repr, df.columns))}")
+    texts = _text_column(df, column, 'text')
+    rng = np.random.default_rng(seed)
+    train = _beginnings(rng, texts[::2], n_train, lm, f'column {column!r}')
+    return train, _beginnings(rng, texts[1::2], n_heldout, lm, f'column {column!r}', train)

@@ -6,7 +6,7 @@ import numpy as np, pytest
 from maxmin_nb import gpt2
 from maxmin_nb.cli import main
 from maxmin_nb.core import get_scale, load_arrays, read_json
-from maxmin_nb.gpt2 import STAGES, Settings, Study, collect, resolve
+from maxmin_nb.gpt2 import KEY, METHODS, GoldRewards, Settings, Study, collect, load_study, merge, resolve, run_queue, whole_study
 from maxmin_nb.text import load_model
 
 SMOKE = get_scale('smoke')
@@ -26,10 +26,11 @@ def test_everything_is_there(finished):
     out, said = finished
     r = read_json(out/'results.json')
     for k in ('seed', 'scale', 'versions', 'model', 'gflops', 'seconds', 'policies', 'em', 'worst_off_gain', 'maxmin_wins_against_single'): assert k in r
-    assert set(r['seconds']) == set(STAGES[:-1]) and all(v > 0 for k, v in r['seconds'].items())
+    stages = ['samples', 'reference', 'annotators', 'rewards', 'single', 'maxmin', 'report']
+    assert set(r['seconds']) == set(stages[:-1]) and all(v > 0 for k, v in r['seconds'].items())
     assert [p['policy'] for p in r['policies']] == ['reference', 'single', 'maxmin']
     assert {p.name for p in (out/'figures').iterdir()} == {f'{n}.{s}' for n in ('utilities', 'training', 'annotators') for s in ('png', 'svg')}
-    assert sum('left' in s for s in said) == len(STAGES) and 'MaxMin wins against single reward' in said[-1]
+    assert sum('left' in s for s in said) == len(stages) and 'MaxMin wins against single reward' in said[-1]
     assert (out/'table.txt').read_text().strip() in said[-1]
 
 def test_the_learner_never_sees_the_groups(finished):
@@ -44,13 +45,13 @@ def test_same_seed_same_numbers(finished, tmp_path):
     first = read_json(out/'results.json')
     for k in ('policies', 'em', 'worst_off_gain', 'reward_correlation'): assert again[k] == first[k], k
 
-@pytest.mark.parametrize('stage', ['samples', 'rewards', 'single', 'maxmin', 'evaluation'])
+@pytest.mark.parametrize('stage', ['samples', 'reference', 'rewards', 'single', 'maxmin'])
 def test_interrupted_anywhere_it_goes_on(finished, tmp_path, monkeypatch, stage):
     "The stage is interrupted when its files are half made; the second run ends with the same numbers."
     def broken(self, *a):
         real(self, *a)
         raise KeyboardInterrupt
-    name = dict(samples='_samples', rewards='_rewards', evaluation='_evaluate').get(stage)
+    name = dict(samples='_samples', rewards='_rewards', reference='_reference').get(stage)
     if name:
         real = getattr(Study, name)
         def half(self, path):
@@ -83,12 +84,14 @@ def test_killed_and_started_again_by_the_command(tmp_path):
     assert (tmp_path/'k/single/checkpoint.safetensors').exists() and not (tmp_path/'k/results.json').exists()
     done = subprocess.run(args, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert '[1/7]' not in done.stdout and '[5/7]' in done.stdout and (tmp_path/'k/report.html').exists()
+    assert '[1/7]' not in done.stdout and '[4/7]' not in done.stdout and '[5/7]' in done.stdout and (tmp_path/'k/report.html').exists()
 
 BAD = [(['--ratio', '-5'], 'ratio is -5; it must be at least 1'), (['--groups', '7'], 'groups is 7 and there are 6 annotators'), (['--groups', '0'], 'groups is 0'),
        (['--comparisons', '0'], 'every annotator must make at least 1'), (['--annotators', '0'], 'annotators is 0'), (['--steps', '0'], 'steps is 0'),
        (['--model', '/no/such/model'], "holds a run with other settings (model 'tiny-llama' there, '/no/such/model' asked for)"), (['--scale', 'huge'], "scale is 'huge'; it must be one of smoke, laptop, paper"),
-       (['--prompts', '/no/such/file'], 'there is no file /no/such/file'), (['--weights-step', 'slow'], "the step on the weights is 'slow'"), (['--seed', '-1'], 'seed is -1')]
+       (['--prompts', '/no/such/file'], 'there is no file /no/such/file'), (['--methods', 'single,magic'], "there is no method 'magic'"), (['--methods', ''], 'methods is empty'), (['--methods', 'regret'], 'add majority and minority'),
+       (['--angle', '181'], 'angle is 181'), (['--min-share', '.7'], 'min_share 0.7'), (['--rewards', 'silver'], "rewards is 'silver'"), (['--rewards', 'gold'], 'single and resample work on learned rewards'), (['--hostile', '-1'], 'hostile is -1'),
+       (['--data', '/no/such/table.csv'], "holds a run with other settings (data '' there"), (['--seed', '-1'], 'seed is -1')]
 
 @pytest.mark.parametrize('args, said', BAD, ids=[' '.join(a) for a, _ in BAD])
 def test_bad_options_are_one_sentence_and_touch_nothing(finished, capsys, args, said):
@@ -156,11 +159,10 @@ def test_damaged_file_is_named(finished, tmp_path, capsys):
 def test_generated_text_is_escaped_in_the_report(finished, tmp_path):
     import shutil
     shutil.copytree(finished[0], tmp_path/'e')
-    held = read_json(tmp_path/'e/heldout.json')
+    held, ref = read_json(tmp_path/'e/maxmin/heldout.json'), read_json(tmp_path/'e/reference.json')
     evil = '<script>alert(1)</script><img src=x onerror=alert(2)>"\'&'
-    held['responses'][2]['texts'][0] = evil
-    held['prompts'][0] = '</td><b>bold'
-    (tmp_path/'e/heldout.json').write_text(json.dumps(held)); (tmp_path/'e/results.json').unlink()
+    held['texts'][0], ref['texts'][0] = evil, '</td><b>bold'
+    (tmp_path/'e/maxmin/heldout.json').write_text(json.dumps(held)); (tmp_path/'e/reference.json').write_text(json.dumps(ref)); (tmp_path/'e/results.json').unlink()
     Study(Settings(SMOKE), tmp_path/'e', quiet).run()
     page = (tmp_path/'e/report.html').read_text()
     assert '<script' not in page and 'onerror=alert(2)>' not in page and '<b>bold' not in page and '&lt;script&gt;' in page
@@ -181,7 +183,7 @@ def test_gpt2_architecture_runs_the_whole_study(tmp_path):
 def test_prompts_of_ones_own(tmp_path):
     (tmp_path/'p.txt').write_text('\n'.join(f'the {w} film' for w in 'good bad long short sad happy old new nice dull'.split()))
     assert main(['gpt2', '--scale', 'smoke', '--out', str(tmp_path/'o'), '--prompts', str(tmp_path/'p.txt')]) == 0
-    assert len(read_json(tmp_path/'o/heldout.json')['prompts']) == 5
+    assert len(read_json(tmp_path/'o/reference.json')['prompts']) == 5
 
 def test_export_loads_with_transformers(finished, tmp_path):
     from transformers import AutoModelForCausalLM
@@ -198,5 +200,114 @@ def test_help_teaches(capsys):
 
 def test_collected_tables(finished):
     t = collect([finished[0]])
-    assert set(t['runs']['measure']) >= {'utility', 'kl', 'worst_off_gain', 'em_right', 'win_rate'} and len(t['texts']) == 3*SMOKE.n_heldout
+    assert list(t['runs']['method']) == ['reference', 'single', 'maxmin'] and len(t['texts']) == (2 + SMOKE.n_reference)*SMOKE.n_heldout and len(t['steps']) == SMOKE.steps*(1 + 2)
+    assert not t['runs'][KEY].duplicated().any() and (t['runs'].query("method == 'reference'").utility_majority == 0).all()
     with pytest.raises(FileNotFoundError, match='holds no results.json'): collect(['/no/such/run'])
+
+EVERY = ('single', 'majority', 'minority', 'mean', 'maxmin', 'jump', 'minimum', 'regret', 'softmin', 'cvar', 'resample')
+
+def test_every_method_runs_on_the_same_samples(tmp_path):
+    assert set(EVERY) == set(METHODS)
+    r = Study(Settings(SMOKE, methods=EVERY), tmp_path/'m', quiet).run()
+    assert [p['policy'] for p in r['policies']] == ['reference', *EVERY]
+    weights = {m: [h['weights'] for h in read_json(tmp_path/f'm/{m}/done.json')['history']] for m in EVERY[:-1]}
+    assert all(w == [1., 0.] for w in weights['majority']) and all(w == [0., 1.] for w in weights['minority'])
+    assert np.allclose(weights['mean'], r['em']['shares']) and all(sorted(w) == [0., 1.] for w in weights['jump'])
+    assert not np.allclose(weights['maxmin'], weights['softmin'])
+    gold = [h['gold'] for h in read_json(tmp_path/'m/single/done.json')['history']]
+    assert np.isfinite(gold).all() and np.shape(gold) == (SMOKE.steps, 2)
+
+def test_regret_counts_from_what_each_group_reaches_alone(tmp_path):
+    study = Study(Settings(SMOKE, methods=('majority', 'minority', 'regret')), tmp_path/'r', quiet)
+    study.run()
+    last = {m: read_json(tmp_path/f'r/{m}/done.json')['history'][-1]['utility'] for m in ('majority', 'minority')}
+    assert np.allclose(study.own_utilities(), [last['majority'][0], last['minority'][1]])     # a quarter of three steps is the last one
+    assert np.allclose(study.trainer('regret').own, study.own_utilities())
+
+def test_resampling_beats_the_reference_on_what_it_maximises(tmp_path):
+    study = Study(Settings(replace(SMOKE, n_reference=16), methods=('resample',)), tmp_path/'r', quiet)
+    study.run()
+    a, r = study.answers(), read_json(tmp_path/'r/resample/heldout.json')
+    best, drawn = a['learned'].mean((1, 2)), np.mean(r['learned'], 0)
+    assert drawn.min() > best.min() + .3 and np.mean(r['kl']) > 0 and max(r['kl']) <= np.log(16) + 1e-9
+
+def test_gold_rewards_are_the_judges_scores(tmp_path):
+    study = Study(Settings(SMOKE, methods=('maxmin',), rewards='gold'), tmp_path/'g', quiet)
+    study.run()
+    policy = study.policy(); gold = GoldRewards(study, policy)
+    o = policy.sample(study.heldout, 2, step=5)
+    z = study.gold(policy.texts(o), o.n_words.tolist())
+    assert np.allclose(gold.score(o).numpy(), (z.T - gold.zero)/gold.unit, atol=1e-5)
+    assert np.allclose(gold.tokens(o).sum(2).numpy() - gold.zero/gold.unit, gold.score(o).numpy(), atol=1e-5)
+    assert ((gold.tokens(o) != 0).sum(2) <= 1).all()
+
+@pytest.mark.parametrize('angle, r', [(0., 1.), (60., None), (180., -1.)])
+def test_angle_goes_from_agreement_to_opposition(tmp_path, angle, r):
+    study = Study(Settings(SMOKE, methods=('single',), angle=angle), tmp_path/'a', quiet).prepare()
+    z = study.gold(study.samples['texts'], study.samples['n_words'])
+    assert np.allclose(z.std(1), 1) and np.allclose(z[0], study._standard(study.samples['texts'], study.samples['n_words'])[0])
+    if r is not None: assert np.allclose(z[1], r*z[0])
+    else: assert -1 < np.corrcoef(z)[0, 1] < 1
+
+def test_a_hostile_person_and_the_least_share(tmp_path):
+    s = Settings(replace(SMOKE, n_annotators=9), n_groups=3, hostile=1, methods=('maxmin',))
+    study = Study(s, tmp_path/'h', quiet); study.run()
+    truth = read_json(tmp_path/'h/truth.json')
+    assert sorted(truth.values()) == [0]*6 + [1]*3 + [2] and truth['annotator 10'] == 2
+    kept = Study(replace(s, min_share=.15), tmp_path/'k', quiet).prepare()
+    r, every = kept.rewards(kept.policy()), study.rewards(study.policy())
+    assert r.n_groups == (every.shares >= .15).sum() < 3 and np.isclose(r.shares.sum(), 1) and np.allclose(r.mixture.responsibilities.sum(1), 1)
+
+def test_your_own_groups(tmp_path):
+    judges = dict(length=lambda t, n: n, vowels=lambda t, n: [sum(c in 'aeiou' for c in o) - .4*len(o) for o in t])
+    r = Study(Settings(SMOKE), tmp_path/'j', quiet, judges=judges).run()
+    assert r['groups'] == ['length', 'vowels'] and 'length (majority)' in (tmp_path/'j/table.txt').read_text()
+    with pytest.raises(ValueError, match='other settings'): Study(Settings(SMOKE), tmp_path/'j', quiet)
+    with pytest.raises(ValueError, match='the judge of silence gives all sampled responses the same score'): Study(Settings(SMOKE), tmp_path/'s', quiet, judges=dict(length=judges['length'], silence=lambda t, n: np.zeros(len(t)))).run()
+
+def test_data_of_ones_own(tmp_path, capsys):
+    import pandas as pd
+    pd.DataFrame(dict(text=[f'{a} {b} film about nothing much at all' for a in 'the my our one this'.split() for b in 'good bad odd new old sad'.split()])).to_csv(tmp_path/'d.csv', index=False)
+    assert main(['gpt2', '--scale', 'smoke', '--out', str(tmp_path/'o'), '--data', str(tmp_path/'d.csv'), '--methods', 'maxmin']) == 0
+    run = read_json(tmp_path/'o/samples.json')
+    assert len(run['prompts']) == SMOKE.n_prompts and any(p.startswith('the') for p in run['prompts'])
+    pd.DataFrame(dict(words=['a'])).to_csv(tmp_path/'e.csv', index=False)
+    capsys.readouterr()
+    assert main(['gpt2', '--scale', 'smoke', '--out', str(tmp_path/'p'), '--data', str(tmp_path/'e.csv')]) == 2
+    assert "there is no column text or prompt; the columns are 'words'" in capsys.readouterr().err and not (tmp_path/'p').exists()
+
+def small_queue(): return [Settings(SMOKE, methods=('maxmin', 'majority', 'minority', 'regret', 'resample')), Settings(SMOKE, methods=('single', 'maxmin'), angle=45.)]
+
+def test_queue_is_taken_up_on_another_machine(tmp_path):
+    "Half of it here, half of it with nothing but the tables: the same numbers as in one go."
+    whole = run_queue(small_queue(), tmp_path/'w', tmp_path/'w-t', quiet)
+    calls = iter(range(100))
+    class Enough(Exception): pass
+    def stop(said):
+        if said.startswith('[') and next(calls) == 3: raise Enough
+    with pytest.raises(Enough): run_queue(small_queue(), tmp_path/'a', tmp_path/'t', stop)
+    said = []
+    halves = run_queue(small_queue(), tmp_path/'elsewhere', tmp_path/'t', said.append)
+    assert said[0].startswith('3 of 7') and not (tmp_path/'elsewhere').joinpath('maxmin').exists()
+    skip = ['seconds', 'gflops', 'date']
+    for n in ('runs', 'steps', 'texts'):
+        a, b = (t[n].sort_values([*KEY, *([c for c in ('step', 'group', 'prompt', 'sample') if c in t[n]])]).reset_index(drop=True).drop(columns=skip, errors='ignore') for t in (whole, halves))
+        for d in (a, b):
+            if 'learned' in d: d['learned'] = d.learned.map(list)       # they come back from Parquet as arrays
+        assert a.equals(b), n
+    assert run_queue(small_queue(), tmp_path/'third', tmp_path/'t', quiet)['runs'].equals(halves['runs']) and not (tmp_path/'third').exists()
+
+def test_queue_refuses_damaged_tables(tmp_path):
+    run_queue(small_queue()[1:], tmp_path/'a', tmp_path/'t', quiet)
+    (tmp_path/'t_steps.parquet').write_bytes(b'spoiled')
+    with pytest.raises(ValueError, match='is damaged'): run_queue(small_queue(), tmp_path/'a', tmp_path/'t', quiet)
+    (tmp_path/'t_steps.parquet').unlink()
+    with pytest.raises(ValueError, match='some are missing'): run_queue(small_queue(), tmp_path/'a', tmp_path/'t', quiet)
+
+def test_the_whole_study_is_what_the_chapter_says():
+    q = whole_study(get_scale('laptop'))
+    from maxmin_nb.gpt2 import _key, check_settings
+    for s in q: check_settings(s)
+    keys = [_key(s, m) for s in q for m in s.methods]
+    assert len(set(keys)) == len(keys)
+    assert {(s.scale.ratio, s.scale.n_annotators) for s in q} == {(1, 42), (2, 42), (6, 42), (10, 44), (20, 42)}
