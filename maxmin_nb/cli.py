@@ -31,6 +31,7 @@ GPT2_EXAMPLES = """examples:
 methods:
 """
 
+# %% ../nbs/tools/cli.ipynb #2b07130b
 def _parser():
     p = argparse.ArgumentParser('maxmin', description='MaxMin-RLHF: align a language model with people who disagree.', epilog='maxmin COMMAND --help tells more about a command.')
     sub = p.add_subparsers(dest='command', metavar='COMMAND', required=True)

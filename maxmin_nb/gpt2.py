@@ -347,6 +347,7 @@ def own_utilities(self:Study):
     last = lambda name: read_json(self.out/name/'done.json')['history'][-max(self.scale.steps//4, 1):]
     return np.array([np.mean([h['utility'][k] for h in last(name)]) for name, k in (('majority', 0), ('minority', -1))])
 
+# %% ../nbs/14_gpt2_experiment.ipynb #6fc0814f
 @patch
 def trainer(self:Study, name):
     "The trainer of method `name`, a key of `METHODS`."

@@ -293,7 +293,7 @@ def test_bad_input(df, kw, says):
 @pytest.mark.parametrize('name, data, says', [
     ('a.csv', b'', 'is empty'), ('a.csv', b' \n', 'is empty'), ('a.jsonl', b'\n', 'is empty'), ('a.json', b'[]', 'holds no rows'), ('a.csv', b'user,chosen,rejected\n', 'holds no rows'), ('a.parquet', b'nothing', 'cannot be read as parquet'),
     ('a.jsonl', b'{"user": 1}\n{broken', 'cannot be read as jsonl'), ('a.json', b'[1, 2]', 'not an object with named fields'), ('a.json', b'\xff\xfe', 'cannot be read as json'), ('a.csv', b'user,chosen,rejected\n1,a,b,c\n', 'row 0 has 4 fields and the header 3'),
-    ('a.csv', b'user,chosen,user\n1,a,b\n', "two columns are called 'user'"), ('a.csv', b'user,chosen,rejected\n1,a,b\n\n1,a\n', 'cannot be read as csv .row 1 has 2 fields'), ('a.csv', b'user,chosen,rejected\n1,a,"b\n', 'cannot be read as csv'), ('a.jsonl.gz', b'{"user": 1}', 'cannot be read as jsonl'), ('a.tsv', b'x', "ends in '.tsv'"),
+    ('a.csv', b'user,chosen,user\n1,a,b\n', "two columns are called 'user'"), ('a.csv', b'user,chosen,rejected\n1,a,b\n\n1,a\n', 'cannot be read as csv .row 1 has 2 fields'), ('a.csv', b'user,chosen,rejected\n1,a,"b\n', 'cannot be read as csv'), ('a.jsonl.gz', b'{"user": 1}', 'cannot be read as jsonl'), ('a.tsv', b'user\tchosen\trejected\n1\ta\n', 'row 0 has 2 fields and the header 3'), ('a.txt', b'x', "ends in '.txt'"),
     ('a.jsonl', b'{"user": 1, "chosen": "x"}', "no column 'rejected'; the columns are 'user', 'chosen'"), ('a.jsonl', b'{"user": 1, "chosen": NaN, "rejected": "x"}', 'chosen of row 0 is nan')])
 def test_bad_files(tmp_path, name, data, says):
     (tmp_path/name).write_bytes(data)
