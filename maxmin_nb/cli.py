@@ -76,7 +76,7 @@ def _settings(a):
         prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
         split_prompts(prompts)
     methods = tuple(m.strip() for m in a.methods.split(',') if m.strip())
-    return Settings(scale, a.seed, a.groups, methods, a.angle, a.hostile, a.min_share, a.rewards, prompts, a.data)
+    return Settings(scale, a.seed, a.groups, methods, angle=a.angle, hostile=a.hostile, min_share=a.min_share, rewards=a.rewards, prompts=prompts, data=a.data)
 
 def _gpt2(a):
     from maxmin_nb.gpt2 import Study, run_queue, whole_study
