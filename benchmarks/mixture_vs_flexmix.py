@@ -59,8 +59,7 @@ def main(restarts=5):
                                          ends=a[3], flexmix_ends=b[3], iterations=a[2], flexmix_iterations=b[2], all_seconds=a[0], all_flexmix_seconds=b[0]))
             print(f'K = {K}: log-likelihood ours {r["ours"]:.3f}, flexmix {r["flexmix"]:.3f}; median seconds of a start ours {r["seconds"]:.3f}, flexmix {r["flexmix_seconds"]:.2f}, ratio {r["ratio"]:.0f} (processor time: {r["processor_ratio"]:.0f}); '
                   f'ends ours {a[3].round(2).tolist()}, flexmix {b[3].round(2).tolist()}; iterations {a[2].astype(int).tolist()}, {b[2].astype(int).tolist()}', flush=True)
-    out['load_after'] = os.getloadavg()[0]
-    write_json(OUT, out)
+            write_json(OUT, out | dict(load_after=os.getloadavg()[0]))
 
 
 if __name__ == '__main__': main(*map(int, sys.argv[1:]))

@@ -49,6 +49,12 @@ def test_trace_is_the_penalised_likelihood_and_its_end_is_stationary():
     assert np.isclose(r.log_likelihood, r.trace[-1] + .15*(r.coef**2).sum())
     assert abs(approx_fprime(z, f, 1e-6)).max() < 1e-3
 
+def test_shares_are_mean_responsibilities():
+    diff, u, _, _ = simulate(1, [12, 8], 8, 3)
+    for method in ('soft', 'hard'):
+        r = fit_mixture(diff, u, 2, method, l2=.3, tol=1e-13, max_iter=2000)
+        assert np.allclose(r.weights, r.responsibilities.mean(0), atol=1e-5) and abs(r.weights[0] - .5) > .01
+
 def test_hard_em_ends_in_a_partition_that_no_single_move_improves_for_its_rewards():
     diff, u, _, _ = simulate(2, [5, 4], 6, 2)
     r = fit_mixture(diff, u, 2, 'hard', l2=.1, restarts=40)
