@@ -162,7 +162,7 @@ def _kept(path):
         return arrays['x']
     except (ValueError, KeyError) as e: warnings.warn(f"the cached features {path} are damaged ({e}); they are read again")
 
-# %% ../nbs/10_reward_models.ipynb #63275190
+# %% ../nbs/10_reward_models.ipynb #80fa7c06
 def read_features(
     policy: Policy, # whose frozen model reads; its T cuts longer responses
     prompts,        # list of n texts
@@ -213,7 +213,7 @@ def _pooled(self:Policy, pairs, layers, done):
     "Features (layers, poolings, rows, d) of one batch of (prompt, response) token ids."
     x = _blank(self, *zip(*pairs))
     out = np.stack([[features(replace(x, states=h), self.T, pool) for pool in POOLS] for h in self.net('layers', x.ids, x.real, layers)])
-    if done is not None: done.update(len(P))
+    if done is not None: done.update(len(pairs))
     return out
 
 # %% ../nbs/10_reward_models.ipynb #14c156b4
@@ -239,7 +239,7 @@ def _reader(model, layer, longest):
     require(isinstance(layer, (int, np.integer)) and 0 <= layer <= L, f"layer is {layer!r}; it must be a whole number from 0 to {L}")
     return Policy(p.lm, min(int(layer), p.net.split), 1, max_new_tokens=p.T, rows=p.rows, read=int(layer))
 
-# %% ../nbs/10_reward_models.ipynb #de4fc311
+# %% ../nbs/10_reward_models.ipynb #d3097e8d
 def fit_rewards(
     model,                    # a `LanguageModel`, or a `Policy` whose split and T are to be used
     comparisons: Comparisons, # user, prompt, chosen, rejected as text
@@ -256,13 +256,16 @@ def fit_rewards(
     cache=None,               # folder for `read_features`
 ) -> RewardHeads:
     "One reward for each of K groups from comparisons by people of unknown groups. Raises ValueError for bad comparisons, such as K larger than the number of users."
-    c = comparisons
+    return _start(model, comparisons, n_groups, n_components, l2, restarts, seed, max_new_tokens, progress, layer, pool, cache, rank)[0]
+
+def _start(model, c, n_groups, n_components, l2, restarts, seed, longest, progress, layer, pool, cache, rank=None):
+    "The heads that fit a table best, and the whitened components (d, n) that they were fitted in."
     _checked(c, n_groups)
     require(pool in POOLS, f"pool is {pool!r}; it must be one of {', '.join(POOLS)}")
-    policy = _reader(model, layer, max_new_tokens)
-    prompts, texts, chosen, rejected = _distinct(c)
+    policy, (prompts, texts, chosen, rejected) = _reader(model, layer, longest), _distinct(c)
     x = read_features(policy, prompts, texts, [policy.layer], cache, 'reading' if progress else '')[0, POOLS.index(pool)]
-    return replace(fit_heads(x, chosen, rejected, c.user, prompts, n_groups, policy.T, policy.layer, n_components, l2, restarts, seed, pool, rank, c.weight), reader=policy)
+    heads = fit_heads(x, chosen, rejected, c.user, prompts, n_groups, policy.T, policy.layer, n_components, l2, restarts, seed, pool, rank, c.weight)
+    return replace(heads, reader=policy), whitener(x, n_components)
 
 # %% ../nbs/10_reward_models.ipynb #f25f0fc6
 @patch
@@ -558,7 +561,7 @@ def step(self:_AdapterEM, run, epochs, weight_decay, seed):
     run['kept'].append(bool(kept))
     run['done'] += 1
 
-# %% ../nbs/10_reward_models.ipynb #4eb8b920
+# %% ../nbs/10_reward_models.ipynb #90c7fee7
 def fit_adapters(
     model,                    # a `LanguageModel`, or a `Policy` whose layer and T are to be used
     comparisons: Comparisons, # user, prompt, chosen, rejected as text
@@ -582,15 +585,14 @@ def fit_adapters(
     out=None,                 # folder for checkpoint.safetensors; a fit that was interrupted goes on from there
 ) -> RewardAdapters:
     "A LoRA reward adapter for each of K groups by EM over users, from the heads' responsibilities. Raises ValueError for bad input and for a folder with another fit."
+    c = comparisons
     for n, v in dict(rounds=rounds, epochs=epochs, batch=batch, lr=lr).items(): require(v > 0, f"{n} is {v}; it must be positive")
-    start = fit_rewards(model, comparisons, n_groups, n_components, l2, restarts, seed, max_new_tokens, progress, layer, pool, cache=cache)
+    start, W = _start(model, c, n_groups, n_components, l2, restarts, seed, max_new_tokens, progress, layer, pool, cache)
     lm, T = start.reader.lm, start.longest
-    reader = _adapter_reader(lm, start.layer, n_layers, lora_r, n_groups, T, seed, start.reader.rows)
-    em = _AdapterEM(reader, comparisons, start, _whitening(start, comparisons, n_components, cache), batch, l2)
+    em = _AdapterEM(_adapter_reader(lm, start.layer, n_layers, lora_r, n_groups, T, seed, start.reader.rows), c, start, W, batch, l2)
     em.read('reading' if progress else '')
     path = None if out is None else Path(out)/'checkpoint.safetensors'
-    c = comparisons
-    who = None if out is None else fingerprint([_weights_sha(lm), list(c.user), c.prompt, c.chosen, c.rejected, c.weight, T, start.layer, n_groups, n_layers, lora_r, epochs, batch, lr, weight_decay, n_components, l2, restarts, seed, pool])
+    who = None if out is None else fingerprint([_weights_sha(lm), list(c.user), c.prompt, c.chosen, c.rejected, c.weight, T, start.layer, n_layers, lora_r, epochs, batch, lr, weight_decay, n_components, l2, restarts, seed, pool, n_groups])
     run = _begin(em, lr, path, who)
     steps = range(run['done'], rounds*n_groups)
     for _ in (pbar := bar(steps, 'EM with adapters') if progress else steps):
@@ -600,12 +602,7 @@ def fit_adapters(
         if not any(run['kept'][-n_groups:]) and len(run['kept']) >= n_groups: break
     return _finish(em, run, start)
 
-# %% ../nbs/10_reward_models.ipynb #2eae9725
-def _whitening(start, c, n_components, cache):
-    "The whitened components that `start`'s heads were fitted in, (d, n)."
-    prompts, texts, _, _ = _distinct(c)
-    return whitener(read_features(start.reader, prompts, texts, [start.layer], cache)[0, POOLS.index(start.pool)], n_components)
-
+# %% ../nbs/10_reward_models.ipynb #d06ae33f
 def _begin(em, lr, path, who):
     "The record of a fit: new, or as a checkpoint of the same fit left it."
     if path is None or not path.is_file():

@@ -67,7 +67,7 @@ def test_reading_does_not_depend_on_company_or_order():
     p = start()
     c, x = people(p)
     texts, prompts = p.texts(x), [PROMPTS[i] for i in x.row]
-    a = read_features(p, prompts, texts, [1, 2], piece=5)
+    a = read_features(p, prompts, texts, [1, 2], piece=5, desc='reading')
     assert np.allclose(a, read_features(p, prompts, texts, [1, 2]), atol=1e-5)
     order = np.random.default_rng(0).permutation(len(texts))
     b = read_features(p, [prompts[i] for i in order], [texts[i] for i in order], [2, 1])
@@ -211,6 +211,10 @@ def test_a_basis_helps_where_people_share_one():
 
 # adapters
 
+def fresh(p, c, batch=10**6):
+    "The state of a fit before its first step."
+    return rm._AdapterEM(rm._adapter_reader(p.lm, 2, 1, 2, 2, 8, 0), c, *rm._start(p, c, 2, 6, 1., 2, 0, 8, False, None, 'sum', None), batch, 1.)
+
 def test_objective_never_falls_and_starts_at_the_heads(made):
     p, c, x, fits = made
     a, h = fits['adapters'], fits['heads']
@@ -237,8 +241,7 @@ def test_a_step_too_large_is_kept_at_a_lower_rate(made, monkeypatch):
 def test_an_m_step_is_a_gradient_step_on_its_part_of_the_objective(made):
     "The gradient that AdamW sees in one batch of everything, against finite differences of Σ_h q_hu L_hu - λ/2 |c|²."
     p, c, x, _ = made
-    s = fit_rewards(p, c, 2, 6, progress=False)
-    em = rm._AdapterEM(rm._adapter_reader(p.lm, 2, 1, 2, 2, 8, 0), c, s, rm._whitening(s, c, 6, None), 10**6, 1.)
+    em = fresh(p, c)
     em.read('')
     q = np.random.default_rng(0).random((6, 2))
     def part():
@@ -262,9 +265,8 @@ def test_an_m_step_is_a_gradient_step_on_its_part_of_the_objective(made):
 
 def test_every_comparison_is_in_one_batch(made):
     p, c, x, _ = made
-    s = fit_rewards(p, c, 2, 6, progress=False)
     for size in (2, 5, 10**6):
-        em = rm._AdapterEM(rm._adapter_reader(p.lm, 2, 1, 2, 2, 8, 0), c, s, rm._whitening(s, c, 6, None), size, 1.)
+        em = fresh(p, c, size)
         out = em.batches(np.arange(len(c)), np.random.default_rng(0))
         assert sorted(np.concatenate(out)) == list(range(len(c)))
         assert max(len(set(em.chosen[b]) | set(em.rejected[b])) for b in out) <= size
@@ -406,6 +408,11 @@ def test_files_of_before_still_load(made, tmp_path):
     b = load_heads(tmp_path/'h.safetensors')
     assert b.pool == 'sum' and np.array_equal(b.phi, h.phi)
     with pytest.raises(ValueError, match='no language model to read text'): b.judge(['the plot'], ['good'])
+
+def test_progress_bars_change_nothing(made):
+    p, c, x, fits = made
+    a = fit_adapters(p, c, 2, rounds=2, **SMALL | dict(progress=True))
+    assert np.array_equal(a.trace, fits['adapters'].trace) and len(choose_features(p, c, 2, layers=[2], components=(2,), folds=2)) == 3
 
 def test_weights_of_comparisons_count():
     "A comparison of weight two is that comparison twice."
