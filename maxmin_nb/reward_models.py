@@ -459,7 +459,7 @@ class RewardAdapters(RewardHeads):
         require(isinstance(x, Rollout), "adapters read words, not features; pass the rollout of reference responses", TypeError)
         return super().relative_to(x)
 
-# %% ../nbs/10_reward_models.ipynb #8ab3608b
+# %% ../nbs/10_reward_models.ipynb #8bcb0e26
 class _AdapterEM:
     "The state of a fit: what the data are, the adapters, the heads in whitened coordinates, and the mixture so far."
     def __init__(self, reader, c, start, W, batch, l2):
@@ -468,7 +468,7 @@ class _AdapterEM:
         self.row, self.weight, self.users = c.user_index, np.ones(len(c)) if c.weight is None else c.weight, c.users
         self.prompt = np.unique(self.prompts, return_inverse=True)[1]
         self.eta = start.weights.copy()
-        self.head = [torch.nn.Parameter(torch.as_tensor(w, dtype=torch.float32)) for w in np.linalg.lstsq(W, start.phi, rcond=None)[0].T]
+        self.head = [torch.nn.Parameter(torch.as_tensor(w, dtype=torch.float32, device=reader.net.device)) for w in np.linalg.lstsq(W, start.phi, rcond=None)[0].T]
 
     def read(self, desc):
         "Keep the states where the adapters begin, if they fit 2 GiB; else they are read again with each batch."
@@ -499,7 +499,7 @@ class _AdapterEM:
         q, ll = e_step(_user_sums(s[self.chosen] - s[self.rejected], self.row, self.weight), self.eta)
         return q, float(ll - self.l2/2*sum((w.detach().double()**2).sum().item() for w in self.head)), float(ll)
 
-# %% ../nbs/10_reward_models.ipynb #01d3997e
+# %% ../nbs/10_reward_models.ipynb #89f64e54
 @patch
 def batches(self:_AdapterEM, rows, rng):
     "The comparisons `rows` in order of their prompts, which are shuffled, cut so that each piece has at most about `batch` distinct responses."
@@ -517,6 +517,7 @@ def m_step(self:_AdapterEM, u, q, lr, epochs, weight_decay, key):
     "AdamW on reward u's part of the objective, with each person's comparisons weighted by q (H,)."
     w = q[self.row]*self.weight
     rows, total, lora = np.flatnonzero(w > 1e-3*w.max()), w.sum(), list(_lora(self.reader, u).values())
+    if not len(rows): return                                    # a group without people learns nothing
     opt = torch.optim.AdamW([dict(params=lora), dict(params=[self.head[u]], weight_decay=0.)], lr=lr, weight_decay=weight_decay)
     for epoch in range(epochs):
         for b in self.batches(rows, np.random.default_rng((*key, epoch))):

@@ -263,6 +263,14 @@ def test_an_m_step_is_a_gradient_step_on_its_part_of_the_objective(made):
         with torch.no_grad(): em.head[0][i] += 1e-2
         assert np.isclose((up - down)/2e-2, -g[i].item()*w.sum(), rtol=2e-2, atol=2e-2)
 
+def test_a_group_without_people_learns_nothing(made):
+    p, c, x, _ = made
+    em = fresh(p, c)
+    em.read('')
+    before = em.state()
+    em.m_step(0, np.zeros(6), 1e-3, 1, 0., (0,))
+    assert all((before[n] == v).all() for n, v in em.state().items())
+
 def test_every_comparison_is_in_one_batch(made):
     p, c, x, _ = made
     for size in (2, 5, 10**6):
@@ -466,6 +474,22 @@ def test_reward_function_has_the_shape_that_trl_calls(made, kind):
     assert np.allclose(f.as_reward_func(weights=[1, 3])(prompts, said), want@[.25, .75])
     assert np.allclose(f.as_reward_func()(prompts, said), want@f.weights)
     assert len({f.as_reward_func(group=0).__name__, f.as_reward_func(group=1).__name__, f.as_reward_func(weights=[1, 1]).__name__, f.as_reward_func().__name__}) == 4
+
+def test_trl_trains_on_it(made, tmp_path):
+    "Inside TRL's own trainer, with plain and with conversational prompts."
+    trl = pytest.importorskip('trl')
+    from datasets import Dataset
+    for talk in (False, True):
+        lm, seen = start().lm, []
+        lm.tokenizer.pad_token = lm.tokenizer.eos_token
+        funcs = [f.as_reward_func(group=1) for f in (made[3]['heads'], made[3]['adapters'])]
+        def spied(prompts, completions, **kw): seen.append(funcs[0](prompts, completions, **kw)); return seen[-1]
+        spied.__name__ = funcs[0].__name__
+        args = trl.GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=8, max_steps=2, report_to=[], use_cpu=True, logging_steps=1, save_strategy='no', disable_tqdm=True)
+        t = trl.GRPOTrainer(model=lm.model, reward_funcs=[spied, funcs[1]], args=args, train_dataset=Dataset.from_list([dict(prompt=[dict(role='user', content=q)] if talk else q, other='x') for q in PROMPTS]), processing_class=lm.tokenizer)
+        t.train()
+        logged = [h['rewards/reward_of_group_1/mean'] for h in t.state.log_history if 'rewards/reward_of_group_1/mean' in h]
+        assert len(seen) == len(logged) == 2 and np.isfinite(logged).all()
 
 
 # bad input
