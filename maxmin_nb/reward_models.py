@@ -142,7 +142,7 @@ def _layers(self:SplitModel, ids, real, layers):
             out[l] = h
     return [out[l] for l in layers]
 
-# %% ../nbs/10_reward_models.ipynb #3625e2f0
+# %% ../nbs/10_reward_models.ipynb #67fd4f46
 def _weights_sha(lm):
     "SHA-256 of a language model's weights, in hex."
     h = hashlib.sha256()
@@ -153,16 +153,20 @@ def _weights_sha(lm):
 
 def _sha(a): return hashlib.sha256(np.ascontiguousarray(a)).hexdigest()
 
-def _kept(path):
-    "The array in the file `path`, checked; None where there is no file, or a damaged one, which is named."
-    if path is None or not path.is_file(): return
-    try:
-        arrays, meta = load_arrays(path)
-        require(_sha(arrays['x']) == meta['sha256'], "its numbers do not agree with their checksum")
-        return arrays['x']
-    except (ValueError, KeyError) as e: warnings.warn(f"the cached features {path} are damaged ({e}); they are read again")
+def _kept(folder):
+    "What the files of a folder hold: key of a text -> features (poolings, d). A damaged file is named and removed."
+    out = {}
+    for path in sorted(folder.glob('*.safetensors')) if folder is not None else ():
+        try:
+            arrays, meta = load_arrays(path)
+            require(_sha(arrays['x']) == meta['sha256'], "its numbers do not agree with their checksum")
+            out |= zip(meta['keys'], arrays['x'].transpose(1, 0, 2))
+        except (ValueError, KeyError) as e:
+            warnings.warn(f"the cached features {path} are damaged ({e}); they are read again")
+            path.unlink()
+    return out
 
-# %% ../nbs/10_reward_models.ipynb #80fa7c06
+# %% ../nbs/10_reward_models.ipynb #afcf0d9f
 def read_features(
     policy: Policy, # whose frozen model reads; its T cuts longer responses
     prompts,        # list of n texts
@@ -177,22 +181,19 @@ def read_features(
     require(len(layers) and all(isinstance(l, (int, np.integer)) and 0 <= l <= L for l in layers), f"layers is {layers!r}; it must hold whole numbers from 0 to {L}")
     _checked_texts(prompts, responses)
     ids = [(tuple(p), tuple(policy.lm.encode_response(r)[:T])) for p, r in zip(policy._encode(prompts), responses)]
-    todo = sorted(set(ids), key=lambda i: (len(i[0]) + len(i[1]), i))                 # like lengths together, and the same order for the same texts
-    at, who = {i: n for n, i in enumerate(todo)}, _weights_sha(policy.lm) if cache is not None else ''
-    out, done = np.empty((len(layers), len(POOLS), len(todo), policy.lm.model.config.hidden_size)), bar(None, desc, len(todo)) if desc else None
-    for start in range(0, len(todo), piece):
-        part = todo[start:start + piece]
-        path = {int(l): None if cache is None else Path(cache)/f"{fingerprint([who, int(l), T, policy.rows, part])}.safetensors" for l in layers}
-        got = {l: x for l, p in path.items() if (x := _kept(p)) is not None}
-        if lack := [l for l in path if l not in got]:
-            new = np.concatenate([policy._pooled(part[i:i + policy.rows], lack, done) for i in range(0, len(part), policy.rows)], 2)
-            for l, x in zip(lack, new):
-                got[l] = x
-                if cache is not None: save_arrays(path[l], dict(x=x), dict(sha256=_sha(x), layer=l, model=policy.lm.name))
-        out[:, :, start:start + len(part)] = [got[int(l)] for l in layers]
-        if done is not None: done.update(start + len(part) - done.n)
+    key = {i: fingerprint(i) for i in sorted(set(ids), key=lambda i: (len(i[0]) + len(i[1]), i))}          # like lengths together
+    who = _weights_sha(policy.lm)[:16] if cache is not None else ''
+    folder = {int(l): None if cache is None else Path(cache)/f'{who}-T{T}-layer{l}' for l in layers}
+    got = {l: _kept(f) for l, f in folder.items()}
+    todo = [i for i in key if not all(key[i] in g for g in got.values())]
+    pieces, done = [todo[i:i + piece] for i in range(0, len(todo), piece)], bar(None, desc, len(todo)) if desc else None
+    for part in pieces:
+        keys, lack = [key[i] for i in part], [l for l in folder if any(key[i] not in got[l] for i in part)]
+        for l, x in zip(lack, np.concatenate([policy._pooled(part[i:i + policy.rows], lack, done) for i in range(0, len(part), policy.rows)], 2)):
+            got[l] |= zip(keys, x.transpose(1, 0, 2))
+            if cache is not None: save_arrays(folder[l]/f'{fingerprint(keys)}.safetensors', dict(x=x), dict(sha256=_sha(x), keys=keys, model=policy.lm.name))
     if done is not None: done.close()
-    return out[:, :, [at[i] for i in ids]]
+    return np.array([[got[int(l)][key[i]] for i in ids] for l in layers]).transpose(0, 2, 1, 3)
 
 def _checked_texts(prompts, responses):
     require(len(prompts) == len(responses) and len(prompts), f"there are {len(prompts)} prompts and {len(responses)} responses; they must be equally many, and at least one")

@@ -91,6 +91,8 @@ def test_what_was_read_is_not_read_again(monkeypatch, tmp_path):
     first = len(n)
     for other in (Policy(tiny_model(seed=1), 2, 4, 1., 8), start(T=7)): read_features(other, *args, [1], tmp_path)   # other weights, another T
     assert len(n) == first + 2
+    more = read_features(p, [*args[0], 'the plot'], [*args[1], 'a new text'], [1], tmp_path)
+    assert n[first + 2:] == [(1, (1,))] and (more[0, :, :-1] == a[0]).all()                # only the new text
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert (read_features(p, *args, [1, 2], tmp_path) == a).all()
@@ -107,7 +109,7 @@ def test_interrupted_reading_goes_on_where_it_was(monkeypatch, tmp_path):
         return counting(self, *a)
     monkeypatch.setattr(Policy, '_pooled', stop)
     with pytest.raises(KeyboardInterrupt): read_features(p, *args, [2], tmp_path, piece=4)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.rglob('*.safetensors'))) == 3
     monkeypatch.setattr(Policy, '_pooled', counting)
     assert (read_features(p, *args, [2], tmp_path, piece=4) == whole).all() and len(n) == 2*pieces
 
@@ -116,21 +118,21 @@ def test_damaged_cache_is_named_and_made_again(tmp_path, harm):
     p = start()
     args = ['the plot']*3, ['good', 'bad film', 'a dull story']
     a = read_features(p, *args, [1], tmp_path)
-    f, = tmp_path.iterdir()
+    f, = tmp_path.rglob('*.safetensors')
     good = f.read_bytes()
     if harm == 'flip': f.write_bytes(good[:-5] + bytes([good[-5] ^ 1]) + good[-4:])
     if harm == 'cut': f.write_bytes(good[:-9])
     if harm == 'empty': f.write_bytes(b'')
     if harm == 'other': save_arrays(f, dict(y=np.ones(3)))
     with pytest.warns(UserWarning, match=f'{f.name} are damaged'): b = read_features(p, *args, [1], tmp_path)
-    assert (a == b).all() and f.read_bytes() == good and len(list(tmp_path.iterdir())) == 1
+    assert (a == b).all() and f.read_bytes() == good and len(list(tmp_path.rglob('*.*'))) == 1
 
 def test_no_file_is_left_where_writing_fails(monkeypatch, tmp_path):
     import safetensors.numpy
     def full(*a, **k): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(safetensors.numpy, 'save_file', full)
     with pytest.raises(OSError, match='No space'): read_features(start(), ['the plot'], ['good'], [1], tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not [f for f in tmp_path.rglob('*') if f.is_file()]
 
 
 # choice of features
