@@ -438,6 +438,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                       'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models.SplitModel._adapted': ( 'reward_models.html#splitmodel._adapted',
                                                                                           'maxmin_nb/reward_models.py'),
+                                         'maxmin_nb.reward_models.SplitModel._between': ( 'reward_models.html#splitmodel._between',
+                                                                                          'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models.SplitModel._layers': ( 'reward_models.html#splitmodel._layers',
                                                                                          'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models._AdapterEM': ( 'reward_models.html#_adapterem',

@@ -129,7 +129,7 @@ def fit_heads(
     if rank is not None: mix, A = _share_basis(diff, users, mix, rank, l2, weight)
     return RewardHeads(W@mix.coef, np.zeros(n_groups), np.ones(n_groups), longest, layer, mix, pool, None if A is None else W@A).relative_to(x, prompt)
 
-# %% ../nbs/10_reward_models.ipynb #daad01ec
+# %% ../nbs/10_reward_models.ipynb #0787bc9f
 @patch
 @torch.no_grad()
 def _layers(self:SplitModel, ids, real, layers):
@@ -137,10 +137,13 @@ def _layers(self:SplitModel, ids, real, layers):
     pos, at, out = _positions(real), 0, {}
     h = self.body.wte(ids) + self.body.wpe(pos) if hasattr(self.body, 'wpe') else self.body.embed_tokens(ids)
     with self.peft.disable_adapter():
-        for l in sorted(set(layers)):
-            h, at = self._run(self.layers[at:l], h, real, pos), l
-            out[l] = h
+        for l in sorted(set(layers)): h, at = self._between(at, l, h, real), l; out[l] = h
     return [out[l] for l in layers]
+
+@patch
+def _between(self:SplitModel, start, end, h, real):
+    "Hidden states (B, all, d) through the layers from `start` to `end`."
+    return self._run(self.layers[start:end], h, real, _positions(real))
 
 # %% ../nbs/10_reward_models.ipynb #67fd4f46
 def _weights_sha(lm):
@@ -403,12 +406,12 @@ def _share_basis(diff, users, mix, r, l2, weight=None, max_iter=100, tol=1e-7):
         v = minimize(minus_Q, v, (q,), jac=True, method='L-BFGS-B', options=dict(maxiter=25)).x
     return replace(mix, coef=A@b, weights=eta, responsibilities=q, log_likelihood=float(obj), trace=np.array(trace), traces=[np.array(trace)], l2=float(l2)), A
 
-# %% ../nbs/10_reward_models.ipynb #ea339d0f
+# %% ../nbs/10_reward_models.ipynb #3b0b2f90
 @patch
 def _adapted(self:SplitModel, hidden, real, layer, name):
     "h_S (B, all, d) to the hidden states at `layer` with the adapter `name` on."
     self.peft.set_adapter(name)
-    return self._run(self.layers[self.split:layer], hidden, real, _positions(real))
+    return self._between(self.split, layer, hidden, real)
 
 def _adapter_reader(lm, layer, n_layers, lora_r, K, longest, seed, rows=64):
     "A policy that reads at `layer`, whose net carries K adapters, called u0 to u(K-1), on the `n_layers` layers below it."
