@@ -132,27 +132,31 @@ def _read(self:SplitModel, hidden, real, layer):
 
 # %% ../nbs/09_policy.ipynb #46d4b8b9
 class _Chosen(torch.autograd.Function):
-    "Log-probabilities (N,) of chosen tokens from states h (N, d), and entropies or zeros. Logits exist for `rows` states at a time."
+    "Log-probabilities (N,) of chosen tokens from states h (N, d), and entropies or zeros. Logits exist for `block` tokens of the vocabulary at a time."
     @staticmethod
-    def forward(ctx, h, W, token, temperature, entropy, rows=64):
-        logp, H, grad = [], [], []
-        for x, y in zip(h.split(rows), token.split(rows)):
-            z = F.linear(x/temperature, W)
-            if z.dtype.itemsize < 4: z = z.float()
-            z -= z.amax(-1, keepdim=True)
-            zy = z.gather(-1, y[:, None])[:, 0]
-            e = z.exp()
-            s = e.sum(-1)
-            logp.append(zy - s.log())
-            H.append(s.log() - torch.einsum('nv,nv->n', e, z)/s if entropy else torch.zeros_like(s))
-            if ctx.needs_input_grad[0]: grad.append((W[y] - (e.to(W.dtype)@W)/s[:, None].to(W.dtype))/temperature)
-        if grad: ctx.save_for_backward(torch.cat(grad))
-        H = torch.cat(H)
+    def forward(ctx, h, W, token, temperature, entropy, block=1024):
+        x, need = h/temperature, ctx.needs_input_grad[0]
+        full = lambda v: x.new_full((len(x), 1), v, dtype=torch.promote_types(x.dtype, torch.float32))
+        top, mass, spread, zy, mean = full(-torch.inf), full(0.), full(0.), full(0.), torch.zeros_like(x, dtype=full(0.).dtype)
+        for at in range(0, len(W), block):
+            w = W[at:at+block]
+            z = F.linear(x, w).to(mass.dtype)
+            old, top = top, torch.maximum(top, z.amax(-1, keepdim=True))
+            here = (token >= at) & (token < at + len(w))
+            zy[here] = z[here].gather(-1, token[here, None] - at)
+            e, shrink = (z - top).exp_(), (old - top).exp()
+            mass = mass*shrink + e.sum(-1, keepdim=True)                    # Σ exp(z - top)
+            if entropy: spread = spread*shrink + torch.linalg.vecdot(e, z)[:, None]   # Σ exp(z - top) z
+            if need: mean.mul_(shrink).add_(e.to(w.dtype)@w)                # Σ exp(z - top) W
+        lse = top + mass.log()
+        if need: ctx.save_for_backward(((W[token] - mean/mass)/temperature).to(h.dtype))
+        H = (lse - spread/mass if entropy else torch.zeros_like(lse))[:, 0]
         ctx.mark_non_differentiable(H)
-        return torch.cat(logp), H
+        return (zy - lse)[:, 0], H
     @staticmethod
     def backward(ctx, g, _):
-        return (ctx.saved_tensors[0]*g[:, None]).to(ctx.saved_tensors[0].dtype), None, None, None, None, None
+        d = ctx.saved_tensors[0]
+        return (d*g[:, None]).to(d.dtype), None, None, None, None, None
 
 # %% ../nbs/09_policy.ipynb #9607b690
 def _n_shared(ids, pad):
@@ -347,18 +351,17 @@ def draw(
     logits, # (B, V), divided by the temperature
     u,      # (B,) uniform numbers
 ):
-    "One exact draw a row by inversion: (token (B,), its log-probability (B,)). First the block of tokens, then the token in it, so that little is added up in float64."
-    V, block = logits.shape[1], 256
-    z = logits - logits.amax(-1, keepdim=True)
-    p = F.pad(z.float().exp(), (0, -V%block)).unflatten(-1, (-1, block))       # (B, blocks, 256)
-    find = lambda c, x: torch.searchsorted(c, x[:, None], right=True)[:, 0].clamp(max=c.shape[1] - 1)
-    c = p.sum(-1, dtype=torch.float64).cumsum(-1)
+    "One exact draw a row by inversion: (token (B,), its log-probability (B,)). First a block of the vocabulary, then the token in it, so that little is added up in float64."
+    top, row, V, block = logits.amax(-1, keepdim=True), torch.arange(len(logits), device=logits.device), logits.shape[1], 1024
+    def find(c, x): return torch.searchsorted(c, torch.minimum(x, torch.nextafter(c[:, -1], c.new_zeros(())))[:, None], right=True)[:, 0]
+    mass = torch.stack([(z - top).float().exp_().sum(-1) for z in logits.split(block, 1)], 1).double()     # (B, blocks)
+    c = mass.cumsum(1)
     x = u.to(c)*c[:, -1]
     b = find(c, x)
-    row = torch.arange(len(z), device=z.device)
-    before = torch.where(b > 0, c[row, b - 1], 0.)
-    token = b*block + find(p[row, b].cumsum(-1, dtype=torch.float64), x - before)
-    return token, z[row, token] - c[:, -1].log().to(z.dtype)
+    col = b[:, None]*block + torch.arange(block, device=logits.device)
+    p = ((logits[row[:, None], col.clamp(max=V - 1)] - top).float().exp_()*(col < V)).double().cumsum(1)
+    token = b*block + find(p, (x - c[row, b] + mass[row, b]).clamp(min=0)/mass[row, b]*p[:, -1])
+    return token, logits[row, token] - top[:, 0] - c[:, -1].log().to(logits.dtype)
 
 # %% ../nbs/09_policy.ipynb #4c7e7e28
 @patch
