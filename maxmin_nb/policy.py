@@ -143,7 +143,7 @@ class _Chosen(torch.autograd.Function):
             z = F.linear(x, w).to(mass.dtype)
             old, top = top, torch.maximum(top, z.amax(-1, keepdim=True))
             here = (token >= at) & (token < at + len(w))
-            zy[here] = z[here].gather(-1, token[here, None] - at)
+            zy = torch.where(here[:, None], z.gather(-1, (token - at).clamp(0, len(w) - 1)[:, None]), zy)
             e, shrink = (z - top).exp_(), (old - top).exp()
             mass = mass*shrink + e.sum(-1, keepdim=True)                    # Σ exp(z - top)
             if entropy: spread = spread*shrink + torch.linalg.vecdot(e, z)[:, None]   # Σ exp(z - top) z
@@ -233,7 +233,8 @@ def merge(self:SplitModel):
         for n, m in lora.items():
             (A, B), out, W = pairs[n], self._merged.get_submodule(n).weight, m.base_layer.weight
             a, b = (B, A) if isinstance(m.base_layer, nn.Linear) else (A.T, B.T)
-            torch.addmm(W, a.to(W.dtype), b.to(W.dtype), alpha=m.scaling['default'], out=out)
+            if W.dtype.itemsize < 4: out.copy_(torch.addmm(W.to(a.dtype), a, b, alpha=m.scaling['default']))
+            else: torch.addmm(W, a, b, alpha=m.scaling['default'], out=out)
     self._merged_at = state
     return self._merged
 
@@ -352,14 +353,15 @@ def draw(
     u,      # (B,) uniform numbers
 ):
     "One exact draw a row by inversion: (token (B,), its log-probability (B,)). First a block of the vocabulary, then the token in it, so that little is added up in float64."
+    if logits.dtype.itemsize < 4: logits = logits.float()
     top, row, V, block = logits.amax(-1, keepdim=True), torch.arange(len(logits), device=logits.device), logits.shape[1], 1024
     def find(c, x): return torch.searchsorted(c, torch.minimum(x, torch.nextafter(c[:, -1], c.new_zeros(())))[:, None], right=True)[:, 0]
-    mass = torch.stack([(z - top).float().exp_().sum(-1) for z in logits.split(block, 1)], 1).double()     # (B, blocks)
+    mass = torch.stack([(z - top).exp_().sum(-1) for z in logits.split(block, 1)], 1).double()     # (B, blocks)
     c = mass.cumsum(1)
     x = u.to(c)*c[:, -1]
     b = find(c, x)
     col = b[:, None]*block + torch.arange(block, device=logits.device)
-    p = ((logits[row[:, None], col.clamp(max=V - 1)] - top).float().exp_()*(col < V)).double().cumsum(1)
+    p = ((logits[row[:, None], col.clamp(max=V - 1)] - top).exp_()*(col < V)).double().cumsum(1)
     token = b*block + find(p, (x - c[row, b] + mass[row, b]).clamp(min=0)/mass[row, b]*p[:, -1])
     return token, logits[row, token] - top[:, 0] - c[:, -1].log().to(logits.dtype)
 
@@ -406,7 +408,7 @@ def generate(self:SplitModel,
     rep = torch.arange(B, device=dev).repeat_interleave(n)
     if n > 1: cache.select(rep)
     ids, real, seen, hidden, logits, pad, u = ids[rep], real[rep], seen[rep], hidden[rep], logits[rep], pad[rep], u.to(dev)
-    logp = torch.zeros(B*n, longest, device=dev)
+    logp = torch.zeros(B*n, longest, device=dev, dtype=torch.promote_types(logits.dtype, torch.float32))
     ended = torch.zeros(B*n, dtype=torch.bool, device=dev)
     act = torch.arange(B*n, device=dev)                              # rows in the cache
     for t in range(longest):
@@ -505,11 +507,11 @@ def logprobs(self:Policy,
     entropy: bool=False,   # the third result is the entropy of every choice, else None
 ):
     "(log-probabilities, entropies or None), each (B, T) and zero outside the response."
-    out = [torch.zeros(rollout.actions.shape, device=rollout.ids.device) for _ in range(2)]
+    out = [torch.zeros(rollout.actions.shape, device=rollout.ids.device, dtype=torch.promote_types(rollout.hidden.dtype, torch.float32)) for _ in range(2)]
     for rows in rollout.actions.sum(1).argsort().split(self.rows):
         part = rollout[rows]
         for o, x in zip(out, self.net('upper', part, adapters=not reference, entropy=entropy, layer=self.layer)):
-            if x is not None: o[rows, :x.shape[1]] = x.float()
+            if x is not None: o[rows, :x.shape[1]] = x.to(o.dtype)
     return out[0], out[1] if entropy else None
 
 # %% ../nbs/09_policy.ipynb #c41350de
