@@ -67,7 +67,7 @@ def main():
     h = run.history[1:]
     phases = {k: float(np.median([x[f's_{k}'] for x in h])) for k in ('sample', 'reference', 'update')}
     tokens, seconds, rate = float(np.median([x['tokens'] for x in h])), sum(phases.values()), matmul_tflops(device, 512 if o.tiny else 8192)
-    need = sum(flops(model.config, o.split, o.batch*o.prompt, tokens))/1e3    # TFLOP a step
+    need = sum(flops(model.config, o.split, policy.layer, o.batch*o.prompt, tokens))/1e3    # TFLOP a step
     name = 'CPU, a toy shape' if o.tiny else torch.cuda.get_device_name()
     peak = next((v for k, v in DATASHEET.items() if k in name), None)
     result = dict(device=name, date=str(date.today()), seed=0, settings=vars(o), parameters=sum(p.numel() for p in model.parameters()), memory_gb=torch.cuda.max_memory_allocated()/1e9 if device.type == 'cuda' else None,

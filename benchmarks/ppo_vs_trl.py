@@ -7,7 +7,7 @@ Ours has a value head, a reference and two reward heads; S = 0 adapts every laye
 that costs nothing, no value model) and TRL 1.12 PPO (the last release that has it; a value and a reward model of the same size). Each peer gets an environment of its own in the cache folder, which
 shares torch and transformers with this one; a peer that cannot be installed is left out with a sentence. Every contestant is a process that waits for its turn: A B C D A B C D …, after one step of warm-up.
 """
-import json, os, statistics, subprocess, sys, time, venv
+import json, os, resource, statistics, subprocess, sys, tempfile, time, venv
 from pathlib import Path
 
 THREADS, ROWS, T, RANK = 2, 32, 24, 16
@@ -22,11 +22,11 @@ class Turn:
     "Waits for its turn, and tells how long the step took and the peak memory."
     def __init__(self): self.start, self.out = None, os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)  # what a trainer prints does not mix with the reports
     def __call__(self, **more):
-        import resource
-        took = 0. if self.start is None else time.perf_counter() - self.start
-        print(json.dumps(dict(seconds=took, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, **more)), file=self.out, flush=True)
+        now = time.perf_counter(), time.process_time()
+        took, busy = (b - a for a, b in zip(self.start or now, now))
+        print(json.dumps(dict(seconds=took, cpu=busy, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, **more)), file=self.out, flush=True)
         if not sys.stdin.readline().strip(): os._exit(0)
-        self.start = time.perf_counter()
+        self.start = time.perf_counter(), time.process_time()
 
 
 def every(turn, n):
@@ -39,8 +39,8 @@ def every(turn, n):
     return Turns()
 
 
-def common(folder, **kw):
-    return dict(output_dir=str(Path(folder).parent/'trl-out'), per_device_train_batch_size=ROWS, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to='none',
+def common(**kw):
+    return dict(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=ROWS, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to='none',
                 save_strategy='no', logging_strategy='no', disable_tqdm=True, seed=0, temperature=1., **kw)
 
 
@@ -62,7 +62,7 @@ def grpo(folder):
     from transformers import AutoModelForCausalLM
     from trl import GRPOConfig, GRPOTrainer
     model, tok = load(folder, AutoModelForCausalLM)
-    args = GRPOConfig(**common(folder, num_generations=4, num_iterations=2, max_completion_length=T, beta=.1, max_steps=1000))
+    args = GRPOConfig(**common(num_generations=4, num_iterations=2, max_completion_length=T, beta=.1, max_steps=1000))
     GRPOTrainer(model, lambda completions, **_: [float(len(c)) for c in completions], args, train_dataset=Dataset.from_dict(dict(prompt=PROMPTS)), processing_class=tok,
                 peft_config=lora(), callbacks=[every(Turn(), 2)]).train()
 
@@ -73,7 +73,7 @@ def ppo(folder):
     from trl.experimental.ppo import PPOConfig, PPOTrainer
     model, tok = load(folder, AutoModelForCausalLM)
     judge = lambda: AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=model.dtype)
-    args = PPOConfig(**common(folder, num_ppo_epochs=2, num_mini_batches=1, response_length=T, kl_coef=.1, local_rollout_forward_batch_size=ROWS, total_episodes=1000*ROWS, num_sample_generations=0))
+    args = PPOConfig(**common(num_ppo_epochs=2, num_mini_batches=1, response_length=T, kl_coef=.1, local_rollout_forward_batch_size=ROWS, total_episodes=1000*ROWS, num_sample_generations=0))
     PPOTrainer(args, tok, model, None, judge(), Dataset.from_dict(dict(input_ids=[tok(p)['input_ids'] for p in PROMPTS])), judge(), peft_config=lora(), callbacks=[every(Turn(), 1)]).train()
 
 
@@ -119,7 +119,7 @@ def environment(name, package):
 class Contestant:
     def __init__(self, name, python, *args):
         self.name, self.reports, self.log = name, [], open(os.devnull, 'w') if not os.environ.get('LOUD') else None
-        env = os.environ | dict(OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS), TRL_EXPERIMENTAL_SILENCE='1', HF_HUB_OFFLINE='1')
+        env = os.environ | dict(OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS), OMP_WAIT_POLICY='PASSIVE', TRL_EXPERIMENTAL_SILENCE='1', HF_HUB_OFFLINE='1')
         self.process = subprocess.Popen([python, __file__, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
         self.read()
     def read(self):
@@ -130,23 +130,23 @@ class Contestant:
     def close(self): self.process.stdin.close(); self.process.wait(60)
 
 
-def flops(config, S, prompt, response):
-    "Multiplications and additions, times 10⁹, that one of our steps needs: (sampling, reference, updates). `prompt` and `response` are numbers of tokens."
+def flops(config, S, R, prompt, response):
+    "Multiplications and additions, times 10⁹, that one of our steps needs: (sampling and the heads' states at layer R, reference, updates). `prompt` and `response` are numbers of tokens."
     d, f, L, V = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
     kv = d*config.num_key_value_heads//config.num_attention_heads
     shapes = [(d, d), (d, kv), (d, kv), (d, d), (d, f), (d, f), (f, d)]
     layer, adapter, vocab = 2*sum(a*b for a, b in shapes), 2*RANK*sum(a + b for a, b in shapes), 2*d*V
-    forward = lambda layers: (prompt + response)*layers*layer + response*vocab
-    update = 2*forward(L - S) + (prompt + response)*(L - S)*2*adapter         # gradients of frozen weights are not needed
-    return [x/1e9 for x in (forward(L), forward(L - S), 2*update)]
+    passes = lambda layers: (prompt + response)*layers*layer
+    updates = 2*(2*(passes(L - S) + response*vocab) + (prompt + response)*(L - S)*2*adapter)   # two epochs, forwards and backwards; gradients of frozen weights are not needed
+    return [x/1e9 for x in (passes(L + R - S) + response*vocab, passes(L - R) + response*vocab, updates)]
 
 
 def main(rounds=5, out=None):
     from datetime import date
+    import torch
     from transformers import AutoConfig, AutoTokenizer
     from maxmin_nb.core import matmul_gflops, provenance, write_json
     from maxmin_nb.text import fetch_smollm2
-    import torch
     torch.set_num_threads(THREADS)
     folder = fetch_smollm2()
     racers = []
@@ -165,19 +165,19 @@ def main(rounds=5, out=None):
                   peers={n: p for n, (_, p) in PEERS.items()}, gflops_each_round=rates, load_each_round=loads, contestants={})
     for r in racers:
         s = [x['seconds'] for x in r.reports[2:]]
-        c = result['contestants'][r.name] = dict(seconds=s, median=statistics.median(s), peak_mb=r.reports[-1]['peak_mb'])
+        c = result['contestants'][r.name] = dict(seconds=s, median=statistics.median(s), cpu=[x['cpu'] for x in r.reports[2:]], peak_mb=r.reports[-1]['peak_mb'])
         if r.name in OURS:
             mean = {k: statistics.median([x[k] for x in r.reports[2:]]) for k in ('s_sample', 's_reference', 's_update', 'tokens')}
-            need = flops(config, OURS[r.name], prompt, mean['tokens'])
+            need = flops(config, S := OURS[r.name], max(S, round(.6*config.num_hidden_layers)), prompt, mean['tokens'])
             c |= mean | dict(gflop=need, roofline=sum(need)/rate/c['median'], roofline_phases=[g/rate/mean[k] for g, k in zip(need, ('s_sample', 's_reference', 's_update'))])
     for name in OURS:
         for peer in set(PEERS) & set(result['contestants']):
             a, b = result['contestants'][name], result['contestants'][peer]
-            each = [x/y for x, y in zip(a['seconds'], b['seconds'])]
-            a[f'ratio to {peer}'] = dict(median=statistics.median(each), least=min(each), most=max(each), memory=a['peak_mb']/b['peak_mb'])
+            each, busy = ([x/y for x, y in zip(a[k], b[k])] for k in ('seconds', 'cpu'))
+            a[f'ratio to {peer}'] = dict(median=statistics.median(each), least=min(each), most=max(each), cpu=statistics.median(busy), memory=a['peak_mb']/b['peak_mb'])
     for n, c in result['contestants'].items():
         print(f"{n}: {c['median']:.1f} s ({min(c['seconds']):.1f} to {max(c['seconds']):.1f}), peak {c['peak_mb']:.0f} MB" + (f", {c['roofline']:.0%} of {rate:.0f} GFLOP/s" if 'roofline' in c else '')
-              + ''.join(f"; {k} {v['median']:.2f} ({v['least']:.2f} to {v['most']:.2f}), memory {v['memory']:.2f}" for k, v in c.items() if k.startswith('ratio')))
+              + ''.join(f"; {k} {v['median']:.2f} ({v['least']:.2f} to {v['most']:.2f}; of processor time {v['cpu']:.2f}), memory {v['memory']:.2f}" for k, v in c.items() if k.startswith('ratio')))
     if out: write_json(out, result)
 
 

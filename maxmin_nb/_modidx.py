@@ -316,6 +316,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'maxmin_nb.policy.SplitModel._once': ('policy.html#splitmodel._once', 'maxmin_nb/policy.py'),
                                   'maxmin_nb.policy.SplitModel._policy_layers': ( 'policy.html#splitmodel._policy_layers',
                                                                                   'maxmin_nb/policy.py'),
+                                  'maxmin_nb.policy.SplitModel._prefill': ('policy.html#splitmodel._prefill', 'maxmin_nb/policy.py'),
                                   'maxmin_nb.policy.SplitModel._read': ('policy.html#splitmodel._read', 'maxmin_nb/policy.py'),
                                   'maxmin_nb.policy.SplitModel._upper': ('policy.html#splitmodel._upper', 'maxmin_nb/policy.py'),
                                   'maxmin_nb.policy.SplitModel.forward': ('policy.html#splitmodel.forward', 'maxmin_nb/policy.py'),

@@ -378,6 +378,26 @@ def _next_token(self:SplitModel, ids, real, pos, cache, reference=False):
     cache.length += ids.shape[1]
     return h, self.base.lm_head(self.norm(z[:, -1])/self.temperature)
 
+# %% ../nbs/09_policy.ipynb #50590950
+@patch
+def _prefill(self:SplitModel, prompts, longest, eos, cache, reference):
+    "Prompts into the cache: (ids, real tokens, what later tokens may look at in the cache, h_S, logits (B, V) of the first new token)."
+    B, P, dev = len(prompts), max(map(len, prompts)), self.device
+    ids = torch.full((B, P + longest), eos, device=dev)
+    real = torch.zeros(B, P + longest, dtype=torch.bool, device=dev)
+    for i, p in enumerate(prompts): ids[i, P-len(p):P] = torch.tensor(p, device=dev); real[i, P-len(p):P] = True
+    pad = (~real[:, :P]).sum(1)
+    c = _n_shared(ids[:, :P], pad)
+    col, seen = torch.arange(c, device=dev), _behind(c, pad, real)
+    if c:                                                              # what all prompts begin with, once
+        begin, _ = self('next_token', ids[:1, pad[0]:pad[0]+c], real.new_ones(1, c), col[None], cache, reference)
+        cache.select(torch.zeros(B, dtype=torch.long, device=dev))
+    h, logits = self('next_token', ids[:, c:P], seen[:, :P], _positions(real[:, :P])[:, c:], cache, reference)
+    hidden = h.new_zeros(B, P + longest, h.shape[-1])
+    hidden[:, c:P] = h*real[:, c:P, None]
+    if c: hidden[torch.arange(B, device=dev)[:, None], pad[:, None] + col] = begin
+    return ids, real, seen, hidden, logits
+
 # %% ../nbs/09_policy.ipynb #68260815
 @patch
 @torch.no_grad()
@@ -391,20 +411,9 @@ def generate(self:SplitModel,
 ) -> Rollout:
     "Sample `n` responses to every prompt, row i*n + j the j-th to prompt i."
     B, P, dev = len(prompts), max(map(len, prompts)), self.device
-    ids = torch.full((B, P + longest), eos, device=dev)
-    real = torch.zeros(B, P + longest, dtype=torch.bool, device=dev)
-    for i, p in enumerate(prompts): ids[i, P-len(p):P] = torch.tensor(p, device=dev); real[i, P-len(p):P] = True
-    pad = P - torch.tensor([len(p) for p in prompts], device=dev)
-    c = _n_shared(ids[:, :P], pad)
-    cache, col, seen = KVCache(P + longest), torch.arange(c, device=dev), _behind(c, pad, real)
-    if c:                                                              # what all prompts begin with, once
-        begin, _ = self('next_token', ids[:1, pad[0]:pad[0]+c], real.new_ones(1, c), col[None], cache, reference)
-        cache.select(torch.zeros(B, dtype=torch.long, device=dev))
-    h, logits = self('next_token', ids[:, c:P], seen[:, :P], _positions(real[:, :P])[:, c:], cache, reference)
-    hidden = h.new_zeros(B, P + longest, h.shape[-1])
-    hidden[:, c:P] = h*real[:, c:P, None]
-    if c: hidden[torch.arange(B, device=dev)[:, None], pad[:, None] + col] = begin
-
+    cache = KVCache(P + longest)
+    ids, real, seen, hidden, logits = self._prefill(prompts, longest, eos, cache, reference)
+    pad = (~real[:, :P]).sum(1)
     rep = torch.arange(B, device=dev).repeat_interleave(n)
     if n > 1: cache.select(rep)
     ids, real, seen, hidden, logits, pad, u = ids[rep], real[rep], seen[rep], hidden[rep], logits[rep], pad[rep], u.to(dev)
