@@ -276,10 +276,8 @@ class Rollout:
 
     @property
     def response(self): return self.ids[:, self.n_prompt:]
-
     @property
     def pad(self): return (~self.real[:, :self.n_prompt]).sum(1)
-
     @property
     def actions(self):
         "(B, T) bool: tokens that the policy chose, the end token among them."
