@@ -371,10 +371,10 @@ def test_a_file_under_another_name_does_not_count(tmp_path):
 
 def test_an_interrupted_run_goes_on(tmp_path):
     p, a, b = ['p', 'q', 'r', 's'], list('abcd'), list('efgh')
-    with server(*['A']*3, 401) as (url, *_):
+    with server(*['A']*3, 401) as (url, seen, _):
         with pytest.raises(PermissionError): ChatJudge(endpoint(url, cache=tmp_path), 'c', workers=1).compare(p, a, b)
         with pytest.raises(PermissionError): ChatJudge(endpoint(url, cache=tmp_path), 'c', workers=1).compare(p, a, b)
-    assert len(list(tmp_path.rglob('*.json'))) == 3
+    assert len(list(tmp_path.rglob('*.json'))) == 3 and len(seen) == 5     # three answers and a refusal; then a refusal
 
 @pytest.mark.parametrize('workers', [1, 8])
 def test_budget_is_never_passed(tmp_path, workers):
@@ -420,7 +420,7 @@ def test_rate_limit_with_several_workers():
 def test_bad_settings(kw, match):
     with pytest.raises(ValueError, match=match): Endpoint('http://localhost/v1', 'm', **kw)
 
-@pytest.mark.parametrize('url', ['ftp://host/v1', 'host/v1', '', 'http:///v1', f'https://user:{KEY}@host/v1', f'https://host/v1?api-key={KEY}', 'https://host/v1#x'])
+@pytest.mark.parametrize('url', ['ftp://host/v1', 'host/v1', '', 'http:///v1', f'https://user:{KEY}@host/v1', f'https://host/v1?api-key={KEY}', 'https://host/v1#x', 'http://host:port/v1', 'http://host:99999/v1', 'http://ho st/v1'])
 def test_bad_addresses_and_no_secrets_in_them(url):
     with pytest.raises(ValueError, match='base_url must look like') as e: Endpoint(url, 'm')
     assert KEY not in str(e.value)
