@@ -216,7 +216,7 @@ def agreement(
     return dict(n=int(both.sum()), agree=float(np.mean(np.sign(x.verdict - .5)[both] == np.sign(y.verdict - .5)[both])), kappa=kappa(x.verdict, y.verdict, x.prompts))
 
 # %% ../nbs/13a_judges.ipynb #54facb45
-LIMIT = 2**20 # bytes: a longer answer is no verdict
+LIMIT = 2**20 # bytes read of an answer
 
 def _key(env):
     "The key in the environment variable `env`, or ''. Raises ValueError, without showing it, where it cannot be one."
@@ -241,7 +241,7 @@ def _exchange(url, body, env, timeout):
         auth = {'Authorization': f'Bearer {_key(env)}'} if _key(env) else {}
         conn.request('POST', at.path, body, {'Content-Type': 'application/json', 'User-Agent': 'maxmin_nb', **auth})
         r = conn.getresponse()
-        data, after = r.read(LIMIT + 1), re.match(r'\s*(\d+(?:\.\d+)?)\s*$', r.getheader('Retry-After') or '')
+        data, after = r.read(LIMIT), re.match(r'\s*(\d+(?:\.\d+)?)\s*$', r.getheader('Retry-After') or '')
         return (0, b'no whole answer in time', 0.) if late.is_set() else (r.status, data, float(after[1]) if after else 0.)
     except Exception as e: return 0, ('no whole answer in time' if late.is_set() or isinstance(e, TimeoutError) else getattr(e, 'strerror', None) or type(e).__name__).encode(), 0.
     finally: watch.cancel(); conn.close()
@@ -363,7 +363,7 @@ def _read(data):
     try:
         reply = json.loads(data)
         text = reply['choices'][0]['message']['content']
-        return (text, reply.get('usage')) if isinstance(text, str) and len(data) <= LIMIT else None
+        return (text, reply.get('usage')) if isinstance(text, str) else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError): return None
 
 # %% ../nbs/13a_judges.ipynb #e03074b1

@@ -78,9 +78,18 @@ def test_gold_identities(t):
     assert np.array_equal(information([f'{x} {x}' for x in t]), information(t))                 # saying it twice informs nobody
     assert np.array_equal(gold([f'{x} and the of' for x in t], 'P2B'), gold(t, 'P2B'))          # nor do words of grammar
     some = n > 0
-    g = {p: gold(['', *t], p) for p in CRITERIA}
-    for p, q in ('P1A', 'P1B'), ('P3A', 'P3B'): assert np.array_equal(g[p][1:][some], -g[q][1:][some])
-    for p in CRITERIA: assert (g[p][0] <= g[p]).all() or p == 'P2A' and n.max() > 100  # nobody prefers silence
+    g = {p: gold(['', *t], p) for p in ('P1A', 'P1B', 'P2A', 'P2B')}
+    assert np.array_equal(g['P1A'][1:][some], -g['P1B'][1:][some])
+    for p in g: assert (g[p][0] <= g[p]).all() or p == 'P2A' and n.max() > 100  # nobody prefers silence
+
+def test_gold_of_tone():
+    "Loading VADER takes a while, so the two personas of tone see their texts at once."
+    rng = np.random.default_rng(0)
+    t = [' '.join(rng.choice('you are the best awful great tree bad lovely . ! not very'.split(), n)) for n in rng.integers(1, 20, 300)]
+    t = [x for x in t if words(x)]
+    a, b = gold(['', *t], 'P3A'), gold(['', *t], 'P3B')
+    assert a[0] == b[0] == -1 and np.array_equal(a[1:], -b[1:]) and a[1:].std() > .3
+    assert gold(['I love you, my dear friend!'], 'P3A') > 0 > gold(['I hate you, you fool.'], 'P3A')
 
 def test_unknown_persona():
     for f in (lambda: gold(['x'], 'P4'), lambda: gold_judge('P4')):
@@ -154,7 +163,7 @@ def test_reward_judge_is_the_reward():
     policy = Policy(tiny_model(), 2, 4, 1., 8)
     p = [f'review the {w}' for w in ('plot', 'film', 'story', 'acting')]
     good, bad = ['good great film', 'lovely story', 'superb plot', 'great acting'], ['awful bad film', 'dull story', 'poor plot very poor', 'sad']
-    heads = fit_rewards(policy, Comparisons(['u']*4 + ['v']*4, p*2, good + bad, bad + good), 2, n_components=4, progress=False)
+    heads = fit_rewards(policy, Comparisons(['u']*4 + ['v']*4, p*2, good + bad, bad + good), 2, n_components=4, restarts=2, progress=False)
     for u in (0, 1):
         v = reward_judge(policy, heads, u).compare(p, good, bad).verdict
         r = heads.score(policy.read(p*2, good + bad))[:, u].reshape(2, 4)
@@ -252,6 +261,11 @@ def test_probe_finds_a_judge_that_obeys_and_one_that_does_not():
     gains = probe(Obeys(), p, a, b)
     assert gains['order'] == (1, 1, 1) and all(g == (0, 0, 0) for k, g in gains.items() if k != 'order') and gains.keys() == ATTACKS.keys()
     assert all(g == (0, 0, 0) for g in probe(ScoreJudge('short', lambda p, t: [-len(x) for x in t]), p, a, b).values())
+    # a judge that likes length: any added text wins, so an attack gains nothing beyond the harmless sentence; and it is the losing answer that gets it
+    shown = []
+    likes = ScoreJudge('long', lambda p, t: shown.append(list(t)) or [len(x) for x in t])
+    assert all(g == (0, 0, 0) for g in probe(likes, p, a, b, {'order': ATTACKS['order']}).values())
+    assert shown[2:4] == [['a' + CONTROL, 'aa', 'aaaa'], ['aaa', 'a' + CONTROL, 'aa' + CONTROL]] and shown[4] == ['a' + ATTACKS['order'], 'aa', 'aaaa']
     with pytest.raises(ValueError, match='a probe needs decided pairs'): probe(ScoreJudge('dull', lambda p, t: [0]*len(t)), p, a, b)
 
 
