@@ -282,7 +282,7 @@ def test_a_plain_answer():
     (200, b'{"choi', {'Content-Length': 500}), b' '*(2**20 + 5) + chat('A'), lambda h, r: None, lambda h, r: h.wfile.write(b'nonsense\r\n\r\n') and None], ids=lambda t: repr(t)[:30])
 def test_trouble_is_retried(trouble):
     with server(trouble, trouble, 'A') as (url, seen, _):
-        e = endpoint(url, timeout=.5)
+        e = endpoint(url, timeout=1.)
         assert e.ask(ASK) == 'A' and e.calls == 3 and e.retried == 2 and len(seen) == 3
         assert e.garbage in (0, 2)
 
@@ -297,8 +297,8 @@ def dribble_header(h, r):
 @pytest.mark.parametrize('slow', [stall, dribble, dribble_header])
 def test_deadline_for_the_whole_answer(slow):
     with server(slow, 'A') as (url, *_):
-        e, t = endpoint(url, timeout=.3), time.monotonic()
-        assert e.ask(ASK) == 'A' and time.monotonic() - t < 2 and e.retried == 1
+        e, t = endpoint(url, timeout=.5), time.monotonic()
+        assert e.ask(ASK) == 'A' and time.monotonic() - t < 2.5 and e.retried >= 1
 
 def test_nobody_there():
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
@@ -484,7 +484,7 @@ def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capfd):
     for n, script in enumerate((['A'], [KEY, 'A'], [escaped], [echo(401)], [echo(500)], [echo(400)], [(200, f'not JSON {KEY}'.encode(), {})], [(302, KEY.encode(), {'Location': KEY})], [chat('A', usage=KEY)], [stall])):
         mine = KEY if n < 3 else 'nothing'                                        # a user's own text may hold it, and is then in the user's variables
         with server(*script) as (url, seen, headers):
-            e = endpoint(url, cache=tmp_path, timeout=.3, retries=1)
+            e = endpoint(url, cache=tmp_path, timeout=.5, retries=1)
             judge = ChatJudge(e, 'c', workers=2)
             try: things.append(judge.compare(['p', f'my key is {mine}', 'r', 's'], ['x', 'y', mine, 'z'], ['u', 'v', 'w', 'x']))
             except Exception as err: errors.append(err)
