@@ -72,7 +72,7 @@ def judge(self:MaxMinPPO, rollout, kl):
     log, reward, mix = PPO.judge(self, rollout, kl)
     if not self.per_response_min: return log, reward, mix
     worst = self.rewards.score(rollout).argmin(1)
-    share = torch.nn.functional.one_hot(worst, self.rewards.n_groups).to(reward.dtype).mean(0)
+    share = self.processes.gather(torch.nn.functional.one_hot(worst, self.rewards.n_groups)).to(reward.dtype).mean(0)
     log['weights'] = share.tolist()      # how often each group was the one that decided
     i = torch.arange(len(worst), device=worst.device)
     paid = self.rewards.tokens(rollout)[i, worst]

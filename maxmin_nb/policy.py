@@ -58,6 +58,10 @@ def _attention_mask(real, n_query):
     k = torch.arange(n, device=real.device)[None]
     return ((k <= q) & real[:, None, :] | (k == q))[:, None]
 
+def _wide(x):
+    "`x` in float32, or float64 where it is that."
+    return x if x.dtype == torch.float64 else x.float()
+
 def _positions(real):
     "Position of every token, counted from the first real one, so that left padding does not shift it."
     return (real.long().cumsum(1) - 1).clamp(min=0)
@@ -133,7 +137,7 @@ def _upper(self:SplitModel, batch, adapters=True, entropy=False):
         h = self._run(self.layers[self.split:], batch.hidden[:, :-1], batch.real[:, :-1], _positions(batch.real)[:, :-1])
     m = batch.actions
     h = self.norm(h[:, batch.n_prompt-1:][m])                         # (N, d): states that predict a response token
-    logits = self.base.lm_head(h).float()/self.temperature            # (N, V)
+    logits = _wide(self.base.lm_head(h))/self.temperature             # (N, V)
     lse = logits.logsumexp(-1)
     logp = logits.gather(-1, batch.response[m][:, None])[:, 0] - lse
     spread = lambda x: torch.zeros(m.shape, dtype=x.dtype, device=x.device).masked_scatter(m, x)
@@ -348,12 +352,13 @@ def sample(self:Policy,
     prompts,               # list of texts
     n: int=1,              # responses to each
     step: int=0,           # another step draws other responses
+    first: int=0,          # global index of the first row: draws are keyed by it, so that several processes share a batch
     reference: bool=False, # from the reference model
     desc: str='',          # names a progress bar; none without
 ) -> Rollout:
     "Sample responses: row i*n + j answers prompt i. The same (seed, step) gives the same responses."
     ids = self._encode(prompts)
-    u = uniforms(self.seed, step, range(len(ids)*n), self.T)
+    u = uniforms(self.seed, step, range(first, first + len(ids)*n), self.T)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))       # prompts of like length share a batch
     per = max(self.rows//n, 1)
     chunks = [order[i:i+per] for i in range(0, len(order), per)]
@@ -388,11 +393,11 @@ def logprobs(self:Policy,
     entropy: bool=False,   # the third result is the entropy of every choice, else None
 ):
     "(log-probabilities, entropies or None), each (B, T) and zero outside the response."
-    out = [torch.zeros(rollout.actions.shape, device=rollout.ids.device) for _ in range(2)]
+    out = [_wide(rollout.hidden.new_zeros(rollout.actions.shape)) for _ in range(2)]
     for rows in rollout.actions.sum(1).argsort().split(self.rows):
         part = rollout[rows]
         for o, x in zip(out, self.net('upper', part, adapters=not reference, entropy=entropy)):
-            if x is not None: o[rows, :x.shape[1]] = x.float()
+            if x is not None: o[rows, :x.shape[1]] = x
     return out[0], out[1] if entropy else None
 
 # %% ../nbs/09_policy.ipynb #c41350de
