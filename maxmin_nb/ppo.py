@@ -358,6 +358,7 @@ def train(self:PPO,
     "Train for `steps` steps and return the policy. Raises ValueError for an empty list of prompts or a folder with another run."
     require(len(prompts) > 0, "the list of prompts is empty; it must hold at least one prompt")
     require(steps >= 0, f"steps is {steps}; it must not be negative")
+    self.policy._encode(prompts)    # a prompt that does not fit is named before anything is computed
     self.steps, main = steps, self.processes.rank == 0
     self.run_id = fingerprint([self.settings, type(self).__name__, steps, list(prompts), *[getattr(self.rewards, n).round(6).tolist() for n in ('phi', 'zero', 'unit')], self.policy.lm.name, self.policy.net.split, self.policy.layer, self.policy.T, self.policy.seed, self.policy.net.temperature, [list(p.shape) for p in self.policy.trainable.values()]])
     self.value = ValueHead(self.policy.lm.model.config.hidden_size, self.rewards.n_groups + (self.kl == 'reward') + (self.eos_penalty > 0), self.policy.T)
