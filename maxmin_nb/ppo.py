@@ -7,7 +7,7 @@ __all__ = ['gae', 'whiten', 'ValueHead', 'returns_to_go', 'clipped_loss', 'Proce
            'LivePlot', 'tracker', 'toy_model', 'Toy']
 
 # %% ../nbs/11_ppo.ipynb #5b6c977f
-import json, time
+import json, os, time
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
@@ -98,10 +98,15 @@ def clipped_loss(
 # %% ../nbs/11_ppo.ipynb #714a1a73
 class Processes:
     "The processes that `accelerate launch` started, or the only one. A step's responses are divided among them in blocks; what concerns all of them is added up or put together here, and nowhere else."
-    def __init__(self):
-        from accelerate import PartialState
-        state = PartialState()
-        self.n, self.rank, self.device = state.num_processes, state.process_index, state.device
+    def __init__(self,
+        device, # of the model
+    ):
+        from torch import distributed as d
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            from accelerate import PartialState
+            PartialState(cpu=device.type == 'cpu')      # joins the processes that a launcher started; gloo on the CPU, NCCL on GPUs
+        on = d.is_available() and d.is_initialized()
+        self.n, self.rank, self.device = d.get_world_size() if on else 1, d.get_rank() if on else 0, device
 
     def block(self, n):
         "The range of this process's rows among `n`."
@@ -117,8 +122,9 @@ class Processes:
     def gather(self, x):
         "The rows of all processes, in the order of the processes."
         if self.n == 1: return x
-        from accelerate.utils import gather_object
-        return torch.cat(gather_object([x.detach().cpu()])).to(x.device)
+        parts = [None]*self.n
+        torch.distributed.all_gather_object(parts, x.detach().cpu())
+        return torch.cat(parts).to(x.device)
 
     def add_gradients(self, parameters):
         "Each process's gradients become their sum; one that had no row has none to add."
@@ -162,7 +168,7 @@ class PPO:
         require(target_kl is None or target_kl > 0, f"target_kl is {target_kl}; it must be positive, or None")
         require(eos_penalty >= 0, f"eos_penalty is {eos_penalty}; it must not be negative")
         require(beta >= 0 and 0 <= lam <= 1, f"beta is {beta} and lam {lam}; beta must not be negative and lam lies between 0 and 1")
-        self.rewards, self.reference, self.processes = rewards, reference, Processes()
+        self.rewards, self.reference, self.processes = rewards, reference, Processes(self.policy.net.device)
         require(batch >= self.processes.n, f"batch is {batch} and there are {self.processes.n} processes; each needs at least one response")
         self.settings = dict(batch=batch, minibatch=minibatch, epochs=epochs, lr=lr, beta=beta, lam=lam, clip=clip, max_grad_norm=max_grad_norm, seed=seed,
                              microbatch=microbatch, kl=kl, target_kl=target_kl, eos_penalty=eos_penalty)

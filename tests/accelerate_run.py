@@ -1,4 +1,4 @@
-"One script for one process and for several (`accelerate launch --cpu --num_processes 2 accelerate_run.py OUT CASE`): two steps at scale smoke in float64."
+"One script for one process and for several (`accelerate launch --multi_gpu --num_processes 2 accelerate_run.py OUT CASE`; without GPUs they use gloo): two steps at scale smoke in float64."
 import sys
 import numpy as np, torch
 from fit_once import heads

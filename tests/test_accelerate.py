@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp('two')
-    done = subprocess.run([Path(sys.executable).parent/'accelerate', 'launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0', HERE/'accelerate_run.py', out, *CASES],
+    done = subprocess.run([Path(sys.executable).parent/'accelerate', 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0', HERE/'accelerate_run.py', out, *CASES],
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
