@@ -177,7 +177,8 @@ def step(self:PPO, prompts) -> dict:
 def judge(self:PPO, rollout, kl):
     "Utilities, weights and the weighted reward of every token, (B, T). `kl` (B, T) are the log-ratios to the reference."
     score, spent, cut = (self.processes.gather(x).double().cpu().numpy() for x in (self.rewards.score(rollout), kl.sum(1), ~rollout.ended))
-    for i, u in np.argwhere(~np.isfinite(score))[:1]: require(False, f"the reward of response {i + 1} of this step for group {u + 1} is {score[i, u]}, which is not finite; nothing was learnt from the step", FloatingPointError)
+    bad = np.argwhere(~np.isfinite(score))
+    require(len(bad) == 0, lambda: f"the reward of response {bad[0, 0] + 1} of this step for group {bad[0, 1] + 1} is {score[tuple(bad[0])]}, which is not finite; nothing was learnt from the step", FloatingPointError)
     F_u = score.mean(0) - self.beta*self.processes.gather(kl.sum(1)).mean().item() - self.eos_penalty*cut.mean()
     w = self.weigh(F_u)
     r = self.rewards.tokens(rollout)
@@ -400,12 +401,15 @@ class LivePlot:
     def __init__(self): self.handle = None
 
     def __call__(self, history):
+        import base64, io
         from IPython.display import display
         import matplotlib.pyplot as plt
-        fig = log_figure(history)
-        if self.handle: self.handle.update(fig)
-        else: self.handle = display(fig, display_id=True)
+        fig, png = log_figure(history), io.BytesIO()
+        fig.savefig(png, format='png', dpi=110)
         plt.close(fig)
+        data = {'image/png': base64.b64encode(png.getvalue()).decode(), 'text/plain': f"Utilities with 95 % intervals, weights and KL divergence up to step {history[-1]['step']}."}
+        if self.handle: self.handle.update(data, raw=True)
+        else: self.handle = display(data, raw=True, display_id=True)
 
 
 # %% ../nbs/11_ppo.ipynb #d25e8aa1
