@@ -50,11 +50,6 @@ class MaxMinPPO(PPO):
         if self.utility != 'raw': self.rewards = self.rewards.relative_to(features(ref, self.policy.T), ref.row)
         return ref
 
-    def card(self, prompts):
-        "As `PPO.card`, with the welfare and what its utilities are measured in."
-        units = dict(relative="relative to the reference, in its standard deviations", raw="raw rewards", regret="less what each group's own policy reaches")[self.utility]
-        return super().card(prompts) | dict(welfare=f"{self.welfare!r}; weights by {'jump' if self.jump else 'exponentiated gradient'}; utilities {units}" + ("; rewards are the minimum for each response" if self.per_response_min else ''))
-
     def weigh(self, utilities):
         "Weights of the groups for this step: the welfare's supergradient, or one exponentiated step from the last weights."
         F = utilities - self.own
@@ -84,3 +79,12 @@ def judge(self:MaxMinPPO, rollout, kl):
     zero = torch.as_tensor(self.rewards.zero/self.rewards.unit, dtype=paid.dtype, device=paid.device)
     paid[i, rollout.actions.sum(1) - 1] -= zero[worst]     # the last choice pays the zero, which differs between groups
     return log, paid, share
+
+@patch
+def card(self:MaxMinPPO, prompts):
+    "As `PPO.card`, with the welfare and what its utilities are measured in."
+    units = dict(relative="relative to the reference, in its standard deviations", raw="raw rewards", regret="less what each group's own policy reaches")[self.utility]
+    step = 'jump' if self.jump else 'exponentiated gradient'
+    rule = f'the minimum for each response; utilities {units}' if self.per_response_min else f'{self.welfare!r}; weights by {step}; utilities {units}'
+    return PPO.card(self, prompts) | dict(welfare=rule)
+

@@ -141,14 +141,16 @@ class PPO:
         self.opt = torch.optim.Adam(self.policy.trainable.values(), lr=lr, eps=1e-5)
         self.history = []
 
-    def weigh(self,
-        utilities, # (K,) F_u estimated from this step's responses
-    ) -> np.ndarray:
-        "Weights of the groups for this step, (K,)."
-        return self.w
 
 # %% ../nbs/11_ppo.ipynb #c9c25813
 from fastcore.basics import patch
+
+@patch
+def weigh(self:PPO,
+    utilities, # (K,) F_u estimated from this step's responses
+) -> np.ndarray:
+    "Weights of the groups for this step, (K,)."
+    return self.w
 
 @patch
 def draw_prompts(self:PPO, prompts, step):
@@ -351,6 +353,7 @@ def train(self:PPO,
     self.policy.card = self.card(prompts)
     return self.policy
 
+# %% ../nbs/11_ppo.ipynb #123db563
 @patch
 def prepare(self:PPO, prompts):
     "Responses of the reference model to learn values and units from: those that were given, else two to each prompt of a step, the same at every start and in every process."
@@ -377,7 +380,6 @@ def card(self:PPO, prompts) -> dict:
     last = self.history[-1] if self.history else {}
     return dict(method=f"{type(self).__name__}, {len(self.history)} steps", data=f"{len(prompts)} prompts", groups=f"{self.rewards.n_groups}, shares {np.round(self.rewards.shares, 3).tolist()}", settings=dict(self.settings),
                 results={k: last[k] for k in ('utility', 'utility_se', 'kl', 'weights') if k in last})
-
 
 # %% ../nbs/11_ppo.ipynb #41a63c25
 def log_figure(
