@@ -72,10 +72,19 @@ def judge(self:MaxMinPPO, rollout, kl):
     log, reward, mix = PPO.judge(self, rollout, kl)
     if not self.per_response_min: return log, reward, mix
     worst = self.rewards.score(rollout).argmin(1)
-    share = torch.nn.functional.one_hot(worst, self.rewards.n_groups).to(reward.dtype).mean(0)
+    share = self.processes.gather(torch.nn.functional.one_hot(worst, self.rewards.n_groups)).to(reward.dtype).mean(0)
     log['weights'] = share.tolist()      # how often each group was the one that decided
     i = torch.arange(len(worst), device=worst.device)
     paid = self.rewards.tokens(rollout)[i, worst]
     zero = torch.as_tensor(self.rewards.zero/self.rewards.unit, dtype=paid.dtype, device=paid.device)
     paid[i, rollout.actions.sum(1) - 1] -= zero[worst]     # the last choice pays the zero, which differs between groups
     return log, paid, share
+
+@patch
+def card(self:MaxMinPPO, prompts):
+    "As `PPO.card`, with the welfare and what its utilities are measured in."
+    units = dict(relative="relative to the reference, in its standard deviations", raw="raw rewards", regret="less what each group's own policy reaches")[self.utility]
+    step = 'jump' if self.jump else 'exponentiated gradient'
+    rule = f'the minimum for each response; utilities {units}' if self.per_response_min else f'{self.welfare!r}; weights by {step}; utilities {units}'
+    return PPO.card(self, prompts) | dict(welfare=rule)
+

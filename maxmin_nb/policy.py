@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LLAMA_LIKE', 'TARGETS', 'KVCache', 'SplitModel', 'Rollout', 'join', 'save_rollout', 'load_rollout', 'uniforms',
-           'draw', 'Policy']
+           'draw', 'Policy', 'model_card']
 
 # %% ../nbs/09_policy.ipynb #10f1b56e
 import copy, warnings
@@ -474,12 +474,13 @@ def sample(self:Policy,
     prompts,               # list of texts
     n: int=1,              # responses to each
     step: int=0,           # another step draws other responses
+    first: int=0,          # global index of the first row: draws are keyed by it, so that several processes share a batch
     reference: bool=False, # from the reference model
     desc: str='',          # names a progress bar; none without
 ) -> Rollout:
     "Sample responses: row i*n + j answers prompt i. The same (seed, step) gives the same responses."
     ids = self._encode(prompts)
-    u = uniforms(self.seed, step, range(len(ids)*n), self.T)
+    u = uniforms(self.seed, step, range(first, first + len(ids)*n), self.T)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))       # prompts of like length share a batch
     per = max(self.rows//n, 1)
     chunks = [order[i:i+per] for i in range(0, len(order), per)]
@@ -568,22 +569,56 @@ def load_state(self:Policy, arrays):
 # %% ../nbs/09_policy.ipynb #e120d6fb
 @patch
 def export(self:Policy,
-    folder, # made if need be; must be empty or absent
+    folder,              # made if need be; must be empty or absent
+    adapter: bool=False, # only the PEFT adapter, for a base model that has a name or a folder
+    **about,             # more for the model card, such as data='…', scale='…', results='…'
 ) -> Path:
-    "Write the policy as a plain transformers model with its tokenizer. Raises FileExistsError rather than overwrite."
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    import os, shutil, tempfile
+    "Write the policy as a plain transformers model, or a PEFT adapter, with tokenizer, generation configuration and model card. Raises FileExistsError rather than overwrite."
+    import os, tempfile
     folder = Path(folder)
     require(not folder.exists() or not any(folder.iterdir()), f"the folder {folder} is not empty; name a new one", FileExistsError)
+    base = self.lm.model.name_or_path
+    require(base or not adapter, f"the model {self.lm.name!r} was made in memory, so an adapter could not name its base; export it merged")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if adapter: self.net.peft.peft_config['default'].base_model_name_or_path = base
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.export-') as tmp, quiet():
+        tmp = Path(tmp)/'model'
+        for o in (self.net.peft if adapter else self.merged(), self.lm.tokenizer, self.generation_config()): o.save_pretrained(tmp)
+        (tmp/'README.md').write_text(model_card(self, adapter, getattr(self, 'card', {}) | about), encoding='utf-8')
+        if folder.exists(): folder.rmdir()
+        os.replace(tmp, folder)
+    return folder
+
+@patch
+def merged(self:Policy):
+    "A plain transformers model with the adapters merged into copies of the upper matrices."
     model = _share(self.lm.model)
     self.net.merge()
-    layers = _parts(model)[1]
-    for i, layer in enumerate(self.net._merged): layers[self.net.split + i] = layer
-    model.generation_config = GenerationConfig(do_sample=True, temperature=self.net.temperature, top_k=0, top_p=1., max_new_tokens=self.T,
-                                               eos_token_id=self.lm.eos, pad_token_id=self.lm.eos if self.lm.tokenizer.pad_token_id is None else self.lm.tokenizer.pad_token_id)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix='.export-') as tmp, quiet():
-        for o in (model, self.lm.tokenizer): o.save_pretrained(Path(tmp)/'model')
-        if folder.exists(): folder.rmdir()
-        os.replace(Path(tmp)/'model', folder)
-    return folder
+    for i, layer in enumerate(self.net._merged): _parts(model)[1][self.net.split + i] = layer
+    model.generation_config = self.generation_config()
+    return model
+
+@patch
+def generation_config(self:Policy):
+    "transformers' settings for sampling as in training."
+    from transformers import GenerationConfig
+    pad = self.lm.tokenizer.pad_token_id
+    return GenerationConfig(do_sample=True, temperature=self.net.temperature, top_k=0, top_p=1., max_new_tokens=self.T, eos_token_id=self.lm.eos, pad_token_id=self.lm.eos if pad is None else pad)
+
+
+# %% ../nbs/09_policy.ipynb #4a4bf04c
+def model_card(
+    policy: Policy,     # what is exported
+    adapter: bool,      # as a PEFT adapter, else merged
+    about: dict,        # what is known of data, groups, welfare, scale and results
+) -> str:
+    "README.md of an exported policy, in the form that model hubs read."
+    g = policy.generation_config()
+    base = Path(policy.lm.name).name if Path(policy.lm.name).is_absolute() else policy.lm.name
+    lines = ['---', f'base_model: {base}', f"library_name: {'peft' if adapter else 'transformers'}", 'tags: [rlhf, ppo, maxmin-rlhf]', '---', '', f'# {base}, aligned', '',
+             f'Trained with maxmin_nb. Layers from {policy.net.split} on were adapted; the temperature {g.temperature:g} is part of the policy, so sample with it: `generation_config.json` does (at most {policy.T} new tokens, no top-k, no top-p).']
+    if adapter: lines += ['', '`AutoModelForCausalLM.from_pretrained(folder)` loads base and adapter; load the sampling settings with `GenerationConfig.from_pretrained(folder)`.']
+    show = lambda v: ', '.join(f'{k} {show(x)}' for k, x in v.items()) if isinstance(v, dict) else ', '.join(map(show, v)) if isinstance(v, (list, tuple)) else f'{v:.4g}' if isinstance(v, float) else str(v)
+    for k, v in about.items(): lines += ['', f"## {str(k).replace('_', ' ').capitalize()}", '', show(v)]
+    return '\n'.join(lines) + '\n'
+

@@ -233,3 +233,33 @@ def test_one_new_welfare_passes_through_solver_gridworld_and_training(heads):
     run = MaxMinPPO(start(), heads[2], welfare=Gini(), batch=8)
     run.train(PROMPTS, 2)
     for h in run.history: assert np.allclose(h['weights'], Gini().weights(np.array(h['utility'])))
+
+def saved_base(tmp_path):
+    "The tiny model in a folder, as a base that has a name."
+    from maxmin_nb.text import load_model
+    lm = tiny_model()
+    for o in (lm.model, lm.tokenizer): o.save_pretrained(tmp_path/'base')
+    return load_model(str(tmp_path/'base'))
+
+@pytest.mark.parametrize('adapter', [False, True], ids=['merged', 'adapter'])
+def test_exported_policy_is_an_ordinary_model(heads, tmp_path, adapter):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    run = MaxMinPPO(Policy(saved_base(tmp_path), 2, 4, .6, 8), heads[2], batch=8, lr=1e-2)
+    p = run.train(PROMPTS, 2)
+    p.export(tmp_path/'out', adapter=adapter, data='film prompts', scale='smoke')
+    model, g = AutoModelForCausalLM.from_pretrained(tmp_path/'out').eval(), GenerationConfig.from_pretrained(tmp_path/'out')
+    assert (g.temperature, g.do_sample, g.top_k, g.max_new_tokens) == (.6, True, 0, 8)
+    assert (tmp_path/'out/adapter_model.safetensors').is_file() == adapter and AutoTokenizer.from_pretrained(tmp_path/'out').eos_token_id == 2
+    x = p.sample(PROMPTS)
+    lp, ref = p.logprobs(x)[0], p.logprobs(x, reference=True)[0]
+    assert (lp - ref).abs().max() > 1e-3
+    for i in range(len(x)):
+        ids, n = x.ids[i][x.real[i]][None], int(x.actions[i].sum())
+        with torch.no_grad(): got = (model(ids).logits[0, -n-1:-1]/g.temperature).log_softmax(-1).gather(-1, ids[0, -n:, None])[:, 0]
+        assert torch.allclose(got, lp[i][x.actions[i]], atol=1e-4)
+    card = (tmp_path/'out/README.md').read_text()
+    for s in ('film prompts', 'smoke', 'Egalitarian', 'exponentiated', '2, shares', 'relative to the reference', 'temperature 0.6', '2 steps', 'kl'): assert s in card, s
+
+def test_an_adapter_without_a_base_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='was made in memory'): start().export(tmp_path/'out', adapter=True)
+    assert not (tmp_path/'out').exists()

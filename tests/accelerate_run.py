@@ -1,0 +1,26 @@
+"One script for one process and for several (`accelerate launch --multi_gpu --num_processes 2 accelerate_run.py OUT CASE`; without GPUs they use gloo): two steps at scale smoke in float64."
+import sys
+import numpy as np, torch
+from fit_once import heads
+from maxmin_nb.maxmin_ppo import MaxMinPPO
+from maxmin_nb.policy import Policy
+from maxmin_nb.text import tiny_model
+from maxmin_nb.welfare import Nash
+
+PROMPTS = ['a good film', 'the plot of a comedy you saw on plane', 'music', 'music and story']
+CASES = dict(whole={}, parts=dict(minibatch=3, microbatch=2, eos_penalty=1.), loss=dict(kl='loss', minibatch=4, target_kl=.2, epochs=4), minimum=dict(per_response_min=True), nash=dict(welfare=Nash(zero=-5.), utility='raw'))
+
+def one(out, case, kind='llama'):
+    "Train; the run. Only the main process writes."
+    lm = tiny_model(kind)
+    lm.model.double()
+    run = MaxMinPPO(Policy(lm, 2, 4, 1., 8), heads(), **dict(batch=7, lr=1e-2) | CASES[case])
+    run.train(PROMPTS, 3, out)
+    return run
+
+if __name__ == '__main__':
+    for case in sys.argv[2:]:
+        run = one(f'{sys.argv[1]}/{case}', case)
+        mine = np.concatenate([a.ravel() for a in run.policy.state().values()])
+        every = run.processes.gather(torch.from_numpy(mine)[None])
+        assert run.processes.n == 2 and (every == every[0]).all(), 'the processes do not hold the same weights'
