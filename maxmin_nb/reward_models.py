@@ -129,7 +129,7 @@ def fit_heads(
     if rank is not None: mix, A = _share_basis(diff, users, mix, rank, l2, weight)
     return RewardHeads(W@mix.coef, np.zeros(n_groups), np.ones(n_groups), longest, layer, mix, pool, None if A is None else W@A).relative_to(x, prompt)
 
-# %% ../nbs/10_reward_models.ipynb #0787bc9f
+# %% ../nbs/10_reward_models.ipynb #8d0c61fd
 @patch
 @torch.no_grad()
 def _layers(self:SplitModel, ids, real, layers):
@@ -406,7 +406,7 @@ def _share_basis(diff, users, mix, r, l2, weight=None, max_iter=100, tol=1e-7):
         v = minimize(minus_Q, v, (q,), jac=True, method='L-BFGS-B', options=dict(maxiter=25)).x
     return replace(mix, coef=A@b, weights=eta, responsibilities=q, log_likelihood=float(obj), trace=np.array(trace), traces=[np.array(trace)], l2=float(l2)), A
 
-# %% ../nbs/10_reward_models.ipynb #3b0b2f90
+# %% ../nbs/10_reward_models.ipynb #d582f15c
 @patch
 def _adapted(self:SplitModel, hidden, real, layer, name):
     "h_S (B, all, d) to the hidden states at `layer` with the adapter `name` on."
