@@ -169,7 +169,7 @@ def _kept(folder):
             path.unlink()
     return out
 
-# %% ../nbs/10_reward_models.ipynb #afcf0d9f
+# %% ../nbs/10_reward_models.ipynb #e7bf8d89
 def read_features(
     policy: Policy, # whose frozen model reads; its T cuts longer responses
     prompts,        # list of n texts
@@ -198,6 +198,7 @@ def read_features(
     if done is not None: done.close()
     return np.array([[got[int(l)][key[i]] for i in ids] for l in layers]).transpose(0, 2, 1, 3)
 
+# %% ../nbs/10_reward_models.ipynb #2e1880de
 def _checked_texts(prompts, responses):
     require(len(prompts) == len(responses) and len(prompts), f"there are {len(prompts)} prompts and {len(responses)} responses; they must be equally many, and at least one")
     for r in responses: require(isinstance(r, str), f"a response is {r!r}; it must be text", TypeError)
@@ -433,10 +434,10 @@ def _lora(policy, u):
     "Names and tensors of adapter `u`."
     return {n.replace(f'.u{u}.', '.'): p for n, p in policy.net.named_parameters() if f'.u{u}.' in n}
 
-# %% ../nbs/10_reward_models.ipynb #61b75a92
-@dataclass(repr=False)
+# %% ../nbs/10_reward_models.ipynb #cc4d8abf
 class RewardAdapters(RewardHeads):
     "K rewards, each the head φ_u on hidden states that LoRA adapter u of the reader's model has changed. `tokens` pays the whole strength on the last choice."
+    def __init__(self, *args, **kw): super().__init__(*args, **kw)      # the fields of `RewardHeads`
 
     def strengths(self, rollout):
         "Bradley-Terry strengths as fitted, (B, K) in float64; those of the last rollout are kept."
