@@ -527,6 +527,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models.RewardAdapters': ( 'reward_models.html#rewardadapters',
                                                                                      'maxmin_nb/reward_models.py'),
+                                         'maxmin_nb.reward_models.RewardAdapters.__init__': ( 'reward_models.html#rewardadapters.__init__',
+                                                                                              'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models.RewardAdapters._strengths': ( 'reward_models.html#rewardadapters._strengths',
                                                                                                 'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models.RewardAdapters.relative_to': ( 'reward_models.html#rewardadapters.relative_to',

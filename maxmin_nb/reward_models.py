@@ -129,7 +129,7 @@ def fit_heads(
     if rank is not None: mix, A = _share_basis(diff, users, mix, rank, l2, weight)
     return RewardHeads(W@mix.coef, np.zeros(n_groups), np.ones(n_groups), longest, layer, mix, pool, None if A is None else W@A).relative_to(x, prompt)
 
-# %% ../nbs/10_reward_models.ipynb #0787bc9f
+# %% ../nbs/10_reward_models.ipynb #8d0c61fd
 @patch
 @torch.no_grad()
 def _layers(self:SplitModel, ids, real, layers):
@@ -169,7 +169,7 @@ def _kept(folder):
             path.unlink()
     return out
 
-# %% ../nbs/10_reward_models.ipynb #afcf0d9f
+# %% ../nbs/10_reward_models.ipynb #e7bf8d89
 def read_features(
     policy: Policy, # whose frozen model reads; its T cuts longer responses
     prompts,        # list of n texts
@@ -198,6 +198,7 @@ def read_features(
     if done is not None: done.close()
     return np.array([[got[int(l)][key[i]] for i in ids] for l in layers]).transpose(0, 2, 1, 3)
 
+# %% ../nbs/10_reward_models.ipynb #2e1880de
 def _checked_texts(prompts, responses):
     require(len(prompts) == len(responses) and len(prompts), f"there are {len(prompts)} prompts and {len(responses)} responses; they must be equally many, and at least one")
     for r in responses: require(isinstance(r, str), f"a response is {r!r}; it must be text", TypeError)
@@ -406,7 +407,7 @@ def _share_basis(diff, users, mix, r, l2, weight=None, max_iter=100, tol=1e-7):
         v = minimize(minus_Q, v, (q,), jac=True, method='L-BFGS-B', options=dict(maxiter=25)).x
     return replace(mix, coef=A@b, weights=eta, responsibilities=q, log_likelihood=float(obj), trace=np.array(trace), traces=[np.array(trace)], l2=float(l2)), A
 
-# %% ../nbs/10_reward_models.ipynb #3b0b2f90
+# %% ../nbs/10_reward_models.ipynb #d582f15c
 @patch
 def _adapted(self:SplitModel, hidden, real, layer, name):
     "h_S (B, all, d) to the hidden states at `layer` with the adapter `name` on."
@@ -433,10 +434,10 @@ def _lora(policy, u):
     "Names and tensors of adapter `u`."
     return {n.replace(f'.u{u}.', '.'): p for n, p in policy.net.named_parameters() if f'.u{u}.' in n}
 
-# %% ../nbs/10_reward_models.ipynb #61b75a92
-@dataclass(repr=False)
+# %% ../nbs/10_reward_models.ipynb #cc4d8abf
 class RewardAdapters(RewardHeads):
     "K rewards, each the head φ_u on hidden states that LoRA adapter u of the reader's model has changed. `tokens` pays the whole strength on the last choice."
+    def __init__(self, *args, **kw): super().__init__(*args, **kw)      # the fields of `RewardHeads`
 
     def strengths(self, rollout):
         "Bradley-Terry strengths as fitted, (B, K) in float64; those of the last rollout are kept."
