@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from scipy.optimize import minimize
 from .core import fingerprint, load_arrays, require, save_arrays, progress as bar
 from .mixture import RewardMixture, e_step, fit_mixture
-from .policy import Policy, Rollout, SplitModel, _positions
+from .policy import Policy, Rollout, SplitModel, _positions, _run
 from .preferences import Comparisons, log_sigmoid, sigmoid
 
 # %% ../nbs/10_reward_models.ipynb #0c66ea90
@@ -143,7 +143,7 @@ def _layers(self:SplitModel, ids, real, layers):
 @patch
 def _between(self:SplitModel, start, end, h, real):
     "Hidden states (B, all, d) through the layers from `start` to `end`."
-    return self._run(self.layers[start:end], h, real, _positions(real))
+    return _run(self.layers[start:end], h, self._context(h, real, _positions(real)))
 
 # %% ../nbs/10_reward_models.ipynb #67fd4f46
 def _weights_sha(lm):
