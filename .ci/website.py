@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 import nbformat
+from readme import badges, settings
 
 root = Path(__file__).resolve().parent.parent
 PARTS = {'Theory': r'0[0-7]\w*', 'Language models': r'(08|09|1[0-3])\w*', 'Studies': r'1[4-9]\w*',
@@ -48,23 +49,35 @@ def anchor(heading):
 
 def title(text): return re.sub(r'[`*$]', '', re.search(r'^# (.+)$', text, flags=re.M)[1])
 
-def write_sources(to):
+def write_sources(to, slides):
     "The notebooks, course/ and what they link to, as Sphinx will read them; returns the names of the pages."
     names = {}
     for name, p in notebooks().items():
         nb = prepare(nbformat.read(p, 4))
         nb.metadata.setdefault('language_info', {'name': 'python'})
+        if b := badges(f'nbs/{name.as_posix()}', settings()): nb.cells[0].source = re.sub(r'^(# .+\n)', lambda m: f'{m[1]}\n{b}\n', nb.cells[0].source, count=1)
         if name.stem == 'index': index = nb; continue
         names[name.with_suffix('').as_posix()] = title(nb.cells[0].source)
         (to/name).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, to/name)
+    (to/'course').mkdir(exist_ok=True)
+    for p in sorted((root/'course').glob('*.ipynb')):
+        nb = prepare(nbformat.read(p, 4))
+        for c in nb.cells:
+            if c.cell_type == 'markdown': c.source = c.source.replace('](../nbs/', '](../')
+        names[f'course/{p.stem}'] = title(nb.cells[0].source)
+        nbformat.write(nb, to/'course'/p.name)
     for p in sorted((root/'course').glob('*.md')):
-        (to/'course').mkdir(exist_ok=True)
-        (to/'course'/p.name).write_text(re.sub(r'\]\(\.\./nbs/', '](../', p.read_text(encoding='utf-8')), encoding='utf-8')
-        names[f'course/{p.stem}'] = title(p.read_text(encoding='utf-8'))
+        if p.name.endswith('.deck.md'): continue
+        text = p.read_text(encoding='utf-8').replace('](../nbs/', '](../')
+        text = re.sub(r'\[[^\]]+\]\((\w+)\.deck\.md\)', r'<a href="../slides/\1.html">\1</a>', text)
+        if p.stem == 'README': text += '\n## All slides\n\n' + ' · '.join(f'<a href="../slides/{n}.html">{n}</a>' for n in slides) + '\n'
+        names[f'course/{p.stem}'] = title(text)
+        (to/'course'/p.name).write_text(text, encoding='utf-8')
     shutil.copytree(root/'nbs/results', to/'results', dirs_exist_ok=True)
     for c in index.cells:
         if c.cell_type == 'markdown': c.source = re.sub(r'\]\(\.\./(?=course/)', '](', c.source)
+    names = dict(sorted(names.items(), key=lambda n: n[0] != 'course/README'))
     for part, pattern in PARTS.items():
         lines = [f'{(re.match(r"[0-9]+[a-z]?(?=_)", n) or [""])[0]} {t} <{n}>'.strip() for n, t in names.items() if re.fullmatch(pattern, n)]
         if lines: index.cells.append(nbformat.v4.new_markdown_cell('\n'.join(['```{toctree}', ':hidden:', f':caption: {part}', '', *lines, '```'])))
@@ -94,29 +107,31 @@ mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; }
 
 def build(out):
     "Sources, then Sphinx; a warning stops it."
+    sys.path.insert(0, str(root/'.ci'))
+    import slides
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
     work = Path(tempfile.mkdtemp(prefix='site-'))
     src, static = work/'source', work/'static'
     for d in (src, static): d.mkdir()
     shutil.rmtree(out, ignore_errors=True)
-    write_sources(src)
+    write_sources(src, [n for n, _ in slides.decks()])
     copy_mathjax(static/'mathjax')
     (static/'site.css').write_text(CSS)
     conf = dict(project='maxmin_nb', html_title='maxmin_nb', copyright='the maxmin_nb authors', extensions=['myst_nb', 'sphinx.ext.mathjax'],
         master_doc='index', html_theme='furo', html_static_path=[str(static)], html_css_files=['site.css'],
         html_theme_options={'footer_icons': [], 'top_of_page_buttons': []}, html_show_sourcelink=False, html_copy_source=False,
-        mathjax_path='mathjax/tex-chtml.js', mathjax3_config={'tex': {'inlineMath': [['\\(', '\\)']], 'displayMath': [['\\[', '\\]']]}},
+        mathjax_path='mathjax/tex-chtml.js',
         html_use_index=False, html_show_search_summary=False,
         nb_execution_mode='off', nb_merge_streams=True, myst_enable_extensions=['dollarmath', 'amsmath'], myst_heading_anchors=4, myst_heading_slug_func='website.anchor',
         myst_dmath_double_inline=True, language='en', pygments_style='friendly', exclude_patterns=['results/**'])
-    sys.path.insert(0, str(root/'.ci'))
     with docutils_namespace():
         app = Sphinx(src, None, out, work/'doctrees', 'html', confoverrides=conf, status=None, freshenv=True, warningiserror=True)
         app.build()
     shutil.rmtree(work)
     for f in ('.buildinfo', 'objects.inv'): (out/f).unlink(missing_ok=True)
     (out/'.nojekyll').touch()
+    slides.build(out/'slides')
     return app.statuscode
 
 
