@@ -46,14 +46,15 @@ def picture(cell, kind='-'):
     "What a cell shows, without its code."
     return slide(new_code_cell('', outputs=[o for o in cell.outputs if figure(o)], metadata={'transient': {'remove_source': True}}), kind)
 
-def statements(text):
-    "Of a section's text: the first paragraph, statements that begin in bold, and equations. Proofs and tables stay in the notebook."
-    kept, proof = [], False
-    parts = [p for p in re.split(r'\n\s*\n', text) if p.strip()]
-    for k, p in enumerate(parts):
-        proof = proof or bool(re.match(r'\*?Proof|\*Proof', p))
-        if not proof and (k == 0 or p.startswith('**') or p.startswith('$$') or (kept and kept[-1] == parts[k - 1] and (parts[k - 1].rstrip().endswith(':') or re.match(r'([-*(]|\d+\.) ?', p) and parts[k - 1].startswith('**')))): kept.append(p)
-        if '∎' in p: proof = False
+def statements(text, lead):
+    "Of a text: its first paragraph where `lead`, statements that begin in bold, with their lists and equations. Proofs stay in the notebook."
+    kept, proof, goes_on = [], False, False
+    for k, p in enumerate(o for o in re.split(r'\n\s*\n', text) if o.strip()):
+        p, *inside = re.split(r'\*Proof', p, maxsplit=1)
+        keep = p.strip() and not proof and (lead and k == 0 or p.startswith(('**', '$$')) or goes_on and (goes_on == ':' or re.match(r'([-*(]|\d+\.) ?', p)))
+        if keep: kept.append(p.replace('∎', '').rstrip())
+        goes_on = keep and (':' if p.rstrip().endswith(':') else '.')
+        proof = (proof or bool(inside)) and '∎' not in (inside or [p])[0]
     return kept
 
 def chapter(nb):
@@ -61,7 +62,7 @@ def chapter(nb):
     for c in nb.cells:
         if c.cell_type == 'markdown': c.source = re.sub(r'\[([^\]\n]+)\]\([^)\s]+\.ipynb[^)\s]*\)', r'\1', c.source)
     first, *rest = nb.cells
-    cells, head = [slide(new_markdown_cell(re.sub(r'\n(Previous|Next|You need).*', '', first.source)))], True
+    cells = [slide(new_markdown_cell(re.sub(r'\n(Previous|Next|You need).*', '', first.source)))]
     for c in rest:
         if c.cell_type == 'code':
             if any(map(figure, c.outputs)): cells.append(picture(c, 'subslide'))
@@ -69,10 +70,10 @@ def chapter(nb):
         for section in re.split(r'(?=^##+ )', c.source, flags=re.M):
             if not section.strip() or '<details>' in section or section.startswith(('**References', 'Previous', '## References')): continue
             title, body = re.match(r'(##+ [^\n]*)?\s*(.*)', section, flags=re.S).groups()
-            if title and title.strip('# ') in ('Summary', 'Questions'): cells.append(slide(new_markdown_cell(section))); continue
-            kept = statements(body) if title else [p for p in statements(body)[1:] or [] ] + ([body.split('\n\n')[0]] if body.startswith('**') else [])
+            whole = title and title.strip('# ') in ('Summary', 'Questions')
+            kept = [body] if whole else statements(body, bool(title))
             if title: cells.append(slide(new_markdown_cell('\n\n'.join([re.sub('^##+', '##', title), *kept]))))
-            elif kept: cells.append(slide(new_markdown_cell('\n\n'.join(dict.fromkeys(kept))), 'subslide'))
+            elif kept: cells.append(slide(new_markdown_cell('\n\n'.join(kept)), 'subslide'))
     return cells
 
 def find(stem, phrase):

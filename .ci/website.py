@@ -75,8 +75,9 @@ def write_sources(to, slides):
         names[f'course/{p.stem}'] = title(text)
         (to/'course'/p.name).write_text(text, encoding='utf-8')
     shutil.copytree(root/'nbs/results', to/'results', dirs_exist_ok=True)
+    for name in ('LICENSE', 'CITATION.cff'): shutil.copy(root/name, to)
     for c in index.cells:
-        if c.cell_type == 'markdown': c.source = re.sub(r'\]\(\.\./(?=course/)', '](', c.source)
+        if c.cell_type == 'markdown': c.source = c.source.replace('](../', '](')
     names = dict(sorted(names.items(), key=lambda n: n[0] != 'course/README'))
     for part, pattern in PARTS.items():
         lines = [f'{(re.match(r"[0-9]+[a-z]?(?=_)", n) or [""])[0]} {t} <{n}>'.strip() for n, t in names.items() if re.fullmatch(pattern, n)]
