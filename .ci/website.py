@@ -107,28 +107,29 @@ mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; }
 '''
 
 def build(out):
-    "Sources, then Sphinx; a warning stops it."
+    "Sources, then Sphinx; a warning is an error."
+    if out.exists() and not (out/'.nojekyll').exists() and {p.name for p in out.iterdir()} - {'slides'}: sys.exit(f'{out} holds something else than a site; name another folder')
     sys.path.insert(0, str(root/'.ci'))
     import slides
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
     work = Path(tempfile.mkdtemp(prefix='site-'))
-    src, static = work/'source', work/'static'
+    src, static, html = (work/n for n in ('source', 'static', 'html'))
     for d in (src, static): d.mkdir()
-    shutil.rmtree(out, ignore_errors=True)
     write_sources(src, [n for n, _ in slides.decks()])
     copy_mathjax(static/'mathjax')
     (static/'site.css').write_text(CSS)
     conf = dict(project='maxmin_nb', html_title='maxmin_nb', copyright='the maxmin_nb authors', extensions=['myst_nb', 'sphinx.ext.mathjax'],
         master_doc='index', html_theme='furo', html_static_path=[str(static)], html_css_files=['site.css'],
         html_theme_options={'footer_icons': [], 'top_of_page_buttons': []}, html_show_sourcelink=False, html_copy_source=False,
-        mathjax_path='mathjax/tex-chtml.js',
-        html_use_index=False, html_show_search_summary=False,
+        html_use_index=False, html_show_search_summary=False, mathjax_path='mathjax/tex-chtml.js',
         nb_execution_mode='off', nb_merge_streams=True, myst_enable_extensions=['dollarmath', 'amsmath'], myst_heading_anchors=4, myst_heading_slug_func='website.anchor',
         myst_dmath_double_inline=True, language='en', pygments_style='friendly', exclude_patterns=['results/**'])
     with docutils_namespace():
-        app = Sphinx(src, None, out, work/'doctrees', 'html', confoverrides=conf, status=None, freshenv=True, warningiserror=True)
+        app = Sphinx(src, None, html, work/'doctrees', 'html', confoverrides=conf, status=None, freshenv=True, warningiserror=True)
         app.build()
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(html, out)
     shutil.rmtree(work)
     for f in ('.buildinfo', 'objects.inv'): (out/f).unlink(missing_ok=True)
     (out/'.nojekyll').touch()
