@@ -6,7 +6,7 @@ STAMP   := .venv/.installed
 CPU     := --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lab site slides export clean-notebooks clean
+.PHONY: help setup demo test test-all lab export clean-notebooks clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r t h; do printf '  make %-16s %s\n' "$$t" "$$h"; done
@@ -25,6 +25,7 @@ test-all: $(STAMP)  ## The same and what is long (under an hour)
 lab: $(STAMP)  ## JupyterLab at the first chapter
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_preferences.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
+.PHONY: site slides
 site: .venv/.site  ## The notebooks as web pages in _docs/, with search and slides; checked for broken links
 	$(BIN)/python .ci/website.py
 
