@@ -24,12 +24,12 @@ def badges(path, cfg):
 INSTALL = '''#| hide
 import importlib.util
 if importlib.util.find_spec('maxmin_nb') is None:  # on Colab; silent where the package is installed
-    %pip install -q "{source}"'''
+    '''
 
 def install_cell(cfg):
-    "The first code cell of a notebook that is opened alone: installs the package only where it is missing."
+    "The first code cell of a notebook that is opened alone: installs the package only where it is missing, and only from a repository that settings.ini names."
     user, repo, branch = (cfg[k].strip() for k in ('user', 'repo', 'branch'))
-    return INSTALL.format(source=f'maxmin_nb @ git+https://github.com/{user}/{repo}@{branch}' if user else 'maxmin_nb')
+    return INSTALL + (f'%pip install -q "maxmin_nb @ git+https://github.com/{user}/{repo}@{branch}"' if user else "raise ImportError('maxmin_nb is not installed: run `make setup` in its folder')")
 
 def set_install_cells(write):
     "The install cells of all notebooks that have one, in step with settings.ini; returns those that were not."

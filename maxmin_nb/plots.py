@@ -69,24 +69,26 @@ def save_figure(
 
 # %% ../nbs/tools/plots.ipynb #011d0f60
 def _frame(fig):
-    "`fig` as a data URI: PNG of 64 colours."
+    "`fig`, or a PNG as base64 text, as a data URI of 64 colours."
     import base64, io
     from PIL import Image
     buf, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(buf, format='png', dpi=100)
-    plt.close(fig)
+    if isinstance(fig, str): buf.write(base64.b64decode(fig))
+    else:
+        fig.savefig(buf, format='png', dpi=100)
+        plt.close(fig)
     Image.open(buf).convert('RGB').quantize(64, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
     return 'data:image/png;base64,' + base64.b64encode(small.getvalue()).decode()
 
 # %% ../nbs/tools/plots.ipynb #b64b8fc7
 def moving(
-    draw,        # value -> a matplotlib figure; set the axes' limits, or they jump
-    values,      # what the slider chooses from, at most some 40
-    label: str,  # what the slider sets, with its unit
-    alt,         # value -> what that frame shows, in a sentence
+    draw,            # value -> a matplotlib figure, or a PNG as base64 text; set the axes' limits, or they jump
+    values,          # what the slider chooses from, at most some 40
+    label: str,      # what the slider sets, with its unit
+    alt,             # value -> what that frame shows, in a sentence
     start: int=0,    # index of the frame that is shown first
     fmt: str='{:g}', # how a value is written beside the slider
-    limit=2e6,   # bytes that all frames may take
+    limit: float=2e6 # bytes that all frames may take
 ):
     "Display the figures `draw(v)` under a slider over `values`; no kernel is needed afterwards. Raises ValueError if they take more than `limit` bytes."
     import html, json

@@ -1,5 +1,5 @@
 "The static site, the slides and what a lecturer is given: built, checked for links, looked at in a browser."
-import importlib.util, json, os, re, shutil, subprocess, sys
+import base64, importlib.util, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, numpy as np, pytest
 from nbclient import NotebookClient
@@ -53,9 +53,11 @@ def test_install_cell(monkeypatch):
     from IPython.core.interactiveshell import InteractiveShell
     shell, ran = InteractiveShell(), []
     shell.register_magic_function(ran.append, magic_name='pip')
-    assert shell.run_cell(readme.install_cell(OWNER)).success and ran == []
+    nobody = readme.install_cell(OWNER | {'user': ''})
+    assert shell.run_cell(readme.install_cell(OWNER)).success and shell.run_cell(nobody).success and ran == []
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     assert shell.run_cell(readme.install_cell(OWNER)).success and len(ran) == 1 and 'somebody' in ran[0]
+    assert 'make setup' in str(shell.run_cell(nobody).error_in_exec) and len(ran) == 1
     assert not readme.set_install_cells(write=False)
 
 
@@ -81,6 +83,8 @@ def test_moving(monkeypatch):
     frames, alts, names = (json.loads(html.unescape(re.search(f'data-{k}="(.*?)"', data['text/html'])[1])) for k in ('frames', 'alts', 'names'))
     assert len(set(frames)) == 3 and len(set(alts)) == 3 and names == ['1', '2', '3'] and page.loads == [frames[1]]
     assert frames[1].endswith(data['image/png'])
+    as_text = shown(monkeypatch, lambda s: data['image/png'], [1, 2], 's', str)
+    assert as_text['text/plain'] == '1' and base64.b64decode(as_text['image/png'])[:4] == b'\x89PNG'
     with pytest.raises(ValueError, match='3 frames take'): shown(monkeypatch, line, [1, 2, 3], 's', str, limit=1000)
     with pytest.raises(ValueError, match='there are 1 values'): shown(monkeypatch, line, [1], 's', str)
 
