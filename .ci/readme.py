@@ -14,12 +14,13 @@ def settings():
     ini.read(root/'settings.ini', encoding='utf-8')
     return ini['DEFAULT']
 
-def badges(path, cfg):
-    "Buttons that open the notebook `path` on Colab and on Binder; nothing where settings.ini does not name the owner."
+def badges(path, cfg, pictures=True):
+    "Buttons (or, without pictures, links) that open the notebook `path` on Colab and on Binder; nothing where settings.ini does not name the owner."
     user, repo, branch = (cfg[k].strip() for k in ('user', 'repo', 'branch'))
     if not user: return ''
-    return (f'[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/{path}) '
-            f'[![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{user}/{repo}/{branch}?urlpath=lab/tree/{path})')
+    where = {'Open in Colab': ('https://colab.research.google.com/assets/colab-badge.svg', f'https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/{path}'),
+             'Open in Binder': ('https://mybinder.org/badge_logo.svg', f'https://mybinder.org/v2/gh/{user}/{repo}/{branch}?urlpath=lab/tree/{path}')}
+    return ' '.join(f'[![{name}]({picture})]({link})' if pictures else f'[{name}]({link})' for name, (picture, link) in where.items())
 
 INSTALL = '''#| hide
 import importlib.util

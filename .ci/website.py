@@ -55,7 +55,7 @@ def write_sources(to, slides):
     for name, p in notebooks().items():
         nb = prepare(nbformat.read(p, 4))
         nb.metadata.setdefault('language_info', {'name': 'python'})
-        if b := badges(f'nbs/{name.as_posix()}', settings()): nb.cells[0].source = re.sub(r'^(# .+\n)', lambda m: f'{m[1]}\n{b}\n', nb.cells[0].source, count=1)
+        if b := badges(f'nbs/{name.as_posix()}', settings(), False): nb.cells[0].source = re.sub(r'^(# .+\n)', lambda m: f'{m[1]}\n{b}\n', nb.cells[0].source, count=1)
         if name.stem == 'index': index = nb; continue
         names[name.with_suffix('').as_posix()] = title(nb.cells[0].source)
         (to/name).parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ def test_buttons_only_with_an_owner():
     assert readme.badges('nbs/a.ipynb', nobody) == '' and 'github' not in readme.install_cell(nobody)
     b, cell = readme.badges('nbs/a.ipynb', OWNER), readme.install_cell(OWNER)
     assert 'colab.research.google.com/github/somebody/maxmin_nb/blob/main/nbs/a.ipynb' in b and 'mybinder.org/v2/gh/somebody/maxmin_nb/main?urlpath=lab/tree/nbs/a.ipynb' in b
+    assert '.svg' in b and '.svg' not in readme.badges('nbs/a.ipynb', OWNER, False)
     assert 'git+https://github.com/somebody/maxmin_nb@main' in cell
     assert bool(readme.settings()['user'].strip()) == ('colab-badge' in (ROOT/'README.md').read_text(encoding='utf-8'))
 
