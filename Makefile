@@ -25,6 +25,13 @@ test-all: $(STAMP)  ## The same and what is long (under an hour)
 lab: $(STAMP)  ## JupyterLab at the first chapter
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_preferences.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
+.PHONY: site slides
+site: .venv/.site  ## The notebooks as web pages in _docs/, with search and slides; checked for broken links
+	$(BIN)/python .ci/website.py
+
+slides: .venv/.site  ## Slides of every chapter and of the lecture in _docs/slides/
+	$(BIN)/python .ci/slides.py
+
 export: $(STAMP)  ## Notebooks to maxmin_nb/, nbs/index.ipynb to README.md
 	$(BIN)/nbdev_export
 	$(BIN)/python .ci/readme.py
@@ -33,7 +40,7 @@ clean-notebooks: $(STAMP)  ## Notebooks without execution counts and widget stat
 	$(BIN)/nbdev_clean
 
 clean:  ## Remove .venv and what was built or cached in this folder; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv _docs build dist *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A virtual environment holds absolute paths: one that was moved or copied with its folder is made again.
@@ -58,4 +65,8 @@ $(STAMP): .venv/bin/python settings.ini setup.py constraints.txt
 	@if nvidia-smi -L >/dev/null 2>&1; then f=''; else f='$(CPU)'; fi; set -x; \
 	  $(BIN)/python -m pip install --disable-pip-version-check $$f --no-deps torch -c constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+.venv/.site: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[site]' -c constraints.txt
 	@touch $@
