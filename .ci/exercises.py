@@ -1,4 +1,4 @@
-"""nbs/exercises is nbs/solutions without the solutions and outputs, as nbgrader's generate_assignment would leave it.
+"""nbs/exercises is nbs/solutions without the solutions and outputs, as nbgrader's generate_assignment would leave it (nbs/exercises/.notest keeps nbdev_test from running them).
 `exercises.py` writes it, `exercises.py --check` only compares."""
 import json, re, sys
 from pathlib import Path

@@ -75,6 +75,7 @@ def check(
 # %% ../nbs/tools/exercises.ipynb #e50009
 def _array(x, shape, name='the answer'):
     "`x` as finite floats of a shape (None: any length on that axis)."
+    _want(x is not None, f"{name} is None: does your function return something?")
     try: a = np.asarray(x, float)
     except (TypeError, ValueError): raise NotYet(f"{name} must be numbers") from None
     want = tuple('any' if s is None else s for s in shape)
@@ -326,7 +327,7 @@ def _(f):
     _want(lo(3, 4, 1., .6) > lo(2, 4, 1., .6), "One more choice in group 1's way must raise the posterior of group 1")
     _want(_near(lo(3, 4, .7, .6) - lo(2, 4, .7, .6), 1.4, 1e-4), "One choice turned from the other group's way to group 1's must change the log-odds by 2t. Bayes: each choice counts log σ(t) - log σ(-t), one way or the other")
     _want(_near(lo(5, 7, .7, .6), np.log(1.5) + 3*.7, 1e-4), "Log-odds of the share, plus t for each choice in group 1's way, minus t for each other: yours differ")
-    _want(np.isfinite(f(900, 1000, 3., .5)), "With 1000 choices the products of probabilities underflow; add logarithms")
+    _want(np.isfinite(f(9000, 10000, 3., .5)), "With 10000 choices the products of probabilities underflow; add logarithms")
 
 # %% ../nbs/tools/exercises.ipynb #e50035
 @_checks('03.2')
@@ -713,7 +714,7 @@ def _(answer):
 # %% ../nbs/tools/exercises.ipynb #e50069
 @_checks('09.1')
 def _(f):
-    for L, e in ((30, 2), (12, 3)):
+    for L, e in ((30, 3), (12, 4)):
         _want(_near(f(L, 0, e), 1), "Split at layer 0 nothing is saved: the ratio must be 1")
         x, true = _array(f(L, L//2, e), (), 'the ratio'), (L + (L - L//2)*(1 + 3*e))/(L*(2 + 3*e))
         _want(not _near(x, .5), "Sampling still passes every layer")
