@@ -60,6 +60,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                       'maxmin_nb.evaluation.worst_off_gain': ('evaluation.html#worst_off_gain', 'maxmin_nb/evaluation.py'),
                                       'maxmin_nb.evaluation.write_report': ('evaluation.html#write_report', 'maxmin_nb/evaluation.py')},
             'maxmin_nb.exercises': { 'maxmin_nb.exercises.NotYet': ('tools/exercises.html#notyet', 'maxmin_nb/exercises.py'),
+                                     'maxmin_nb.exercises.NotYet.__init__': ( 'tools/exercises.html#notyet.__init__',
+                                                                              'maxmin_nb/exercises.py'),
                                      'maxmin_nb.exercises.NotYet._render_traceback_': ( 'tools/exercises.html#notyet._render_traceback_',
                                                                                         'maxmin_nb/exercises.py'),
                                      'maxmin_nb.exercises._': ('tools/exercises.html#_', 'maxmin_nb/exercises.py'),

@@ -52,6 +52,9 @@ def _checks(exercise):
 # %% ../nbs/tools/exercises.ipynb #e50008
 class NotYet(AssertionError):
     "An answer is not right yet; the message says why."
+    def __init__(self,
+        sentence: str, # what is wrong, without saying what is right
+    ): super().__init__(sentence)
     def _render_traceback_(self): return [f'Not yet. {self}']
 
 def _want(ok, sentence):
@@ -174,7 +177,7 @@ def _(f):
     ratio = np.log(p[0]/p[1])
     _want(not _near(ratio, 3*.7 + np.log(2.5)), "You multiplied by β: a large β must keep the policy near π_ref, not push it away")
     _want(not _near(ratio, 3/.7), "Two responses of equal reward must keep the ratio that they have under π_ref; where is π_ref in your formula?")
-    _want(_near(ratio, 3/.7 + np.log(2.5)), "log π(1)/π(2) is not log π_ref(1)/π_ref(2) + (r1 - r2)/β")
+    _want(_near(ratio, 3/.7 + np.log(2.5)), "Two responses of unequal reward are not in the right ratio: how does it depend on the difference of their rewards, and on β?")
     q = np.asarray(f(ref, r + 5000., .7), float)
     _want(np.isfinite(q).all() and _near(q, p), "With 5000 added to every reward the policy must not change; the exponential overflows. Subtract the largest reward first")
 
@@ -326,7 +329,7 @@ def _(f):
     lo = lambda k, m, t, e: np.log(f(k, m, t, e)/(1 - f(k, m, t, e)))
     _want(lo(3, 4, 1., .6) > lo(2, 4, 1., .6), "One more choice in group 1's way must raise the posterior of group 1")
     _want(_near(lo(3, 4, .7, .6) - lo(2, 4, .7, .6), 1.4, 1e-4), "One choice turned from the other group's way to group 1's must change the log-odds by 2t. Bayes: each choice counts log σ(t) - log σ(-t), one way or the other")
-    _want(_near(lo(5, 7, .7, .6), np.log(1.5) + 3*.7, 1e-4), "Log-odds of the share, plus t for each choice in group 1's way, minus t for each other: yours differ")
+    _want(_near(lo(5, 7, .7, .6), np.log(1.5) + 3*.7, 1e-4), "Five choices against two are not weighed rightly: each of the seven must count, some up and some down")
     _want(np.isfinite(f(9000, 10000, 3., .5)), "With 10000 choices the products of probabilities underflow; add logarithms")
 
 # %% ../nbs/tools/exercises.ipynb #e50035
@@ -337,7 +340,7 @@ def _(f):
     q = _probability(f(ll, w), (5, 3), 'q')
     _want(not _near(q, softmax(ll, 1)), "The weights of the groups are missing: a rare group needs better evidence")
     _want(_near(f(ll + 7, w), q), "Adding a constant to all log-likelihoods of a person must change nothing")
-    _want(_near(np.log(q[:, :1]/q), ll[:, :1] - ll + np.log(w[0]/w)), "log q_u/q_v must be log η_u/η_v + L_u - L_v")
+    _want(_near(np.log(q[:, :1]/q), ll[:, :1] - ll + np.log(w[0]/w)), "The ratio of two responsibilities is wrong: Bayes' rule has a prior and a likelihood")
     _want(np.isfinite(f(ll - 5000, w)).all(), "exp(-5000) is zero in floating point, and 0/0 is NaN: subtract the largest of each row first")
 
 # %% ../nbs/tools/exercises.ipynb #e50036
@@ -479,7 +482,7 @@ def _(answer):
     p, w = _array(answer, (2,), '(p, w)')
     _want(0 < p < 1 and 0 <= w <= 1, "Both must lie between 0 and 1")
     _want(not _near(p, (1 + c)/2, 1e-3) or c == 0, "You moved the wrong way: group 1 is better off by c already, so who needs the help?")
-    _want(_near(p + c, 1 - p, 1e-3), "The two groups pay the same for divergence, so at the optimum their expected rewards are equal: p + c = 1 - p does not hold")
+    _want(_near(p + c, 1 - p, 1e-3), "The two groups pay the same for divergence, so at the optimum their expected rewards are equal; at your p they are not")
     _want(not _near(p, 1/(1 + np.exp(1 - 2*w)), 1e-3) or _near(p, gibbs(np.ones((1, 2))/2, np.array([[w*(1 + c), w*c + 1 - w]]), .5)[0, 0], 1e-3), "This is the weight for β = 1; β is ½ here")
     _want(_near(p, gibbs(np.ones((1, 2))/2, np.array([[w*(1 + c), w*c + 1 - w]]), .5)[0, 0], 1e-3), "p is right, but the Gibbs policy of w r_1 + (1 - w) r_2 is another")
 
@@ -513,7 +516,7 @@ def _(f):
         _want(f(s.policy, s.weights, ref, r, beta) < 1e-5, "At the optimal policy and weights it must be 0")
         _want(not _near(f(pi, s.weights, ref, r, beta), s.value - utility(pi, ref, r, beta)@s.weights), "You subtracted the weighted utility; a policy is worth what its worst-off group gets")
         G = beta*float(log_partition(ref, np.tensordot(w, r, 1), beta))
-        _want(_near(f(pi, w, ref, r, beta), G - utility(pi, ref, r, beta).min(), 1e-5), "It must be G(w) - min_u F_u(π), for these weights w and this policy π")
+        _want(_near(f(pi, w, ref, r, beta), G - utility(pi, ref, r, beta).min(), 1e-5), "It is a bound, but not the one that these weights and this policy give: what can anybody have at most, and what does this policy give?")
 
 # %% ../nbs/tools/exercises.ipynb #e50051
 @_checks('05.4')
@@ -720,7 +723,7 @@ def _(f):
         _want(not _near(x, .5), "Sampling still passes every layer")
         _want(not _near(x, (2*L + (L - L//2)*3*e)/(L*(2 + 3*e))), "The reference starts from the kept hidden states, too")
         _want(not _near(x, (L + (L - L//2)*(1 + e))/(L*(2 + e))), "An update goes forward and back; back costs twice as much as forward")
-        _want(_near(x, true), "Sampling L, reference L - S, each epoch 3 (L - S); without the split the same with S = 0")
+        _want(_near(x, true), "The ratio at a split in the middle is another: write down layers for sampling, for the reference and for one epoch, each with and without the split")
 
 # %% ../nbs/tools/exercises.ipynb #e50070
 @_checks('09.2')
@@ -733,7 +736,7 @@ def _(f):
     _want(not _near(x, lp(z, 1).sum()/.7), "Divide the logits by the temperature, not the log-probability: it must be normalised afterwards")
     _want(not _near(x, lp(z, .7).mean()), "The log-probability of a response is the sum over its tokens, not the mean")
     _want(not _near(x, lp(z, 1/.7).sum()), "You multiplied by the temperature; a low temperature must sharpen the policy")
-    _want(_near(x, lp(z, .7).sum()), "It is not Σ_t log softmax(z_t/τ) at the tokens given")
+    _want(_near(x, lp(z, .7).sum()), "It is not the log-probability of these tokens under the policy; did you pick the tokens' entries after normalising each row?")
     _want(np.isfinite(f(z + 5000, y, .7)), "Logits of 5000 overflow: use logsumexp")
 
 # %% ../nbs/tools/exercises.ipynb #e50071
@@ -793,7 +796,7 @@ def _(f):
     _want(_near(f(r, v, 0.), td), "At λ = 0 only the next step counts: r_t + V_{t+1} - V_t, with V = 0 after the end")
     _want(_near(f(r, v, 1.), go - v), "At λ = 1 it must be the sum of all rewards to come, minus the value")
     a = _array(f(r, v, .9), (6,), 'the advantages')
-    _want(_near(a[:-1], td[:-1] + .9*a[1:]), "A_t = δ_t + λ A_{t+1} does not hold")
+    _want(_near(a[:-1], td[:-1] + .9*a[1:]), "At a λ between 0 and 1 the recursion does not hold: does λ multiply the whole advantage of the next token?")
 
 # %% ../nbs/tools/exercises.ipynb #e50077
 def _clip_gradient(ratio, adv, clip=.2):
@@ -911,7 +914,7 @@ def _(f):
         true = np.abs(np.diff(w, axis=0)).sum(1).mean()/2
         _want(0 <= x <= 1 + 1e-9, "The share of weight that changes hands at a step lies between 0 and 1")
         _want(not _near(x, 2*true) or true == 0, "All weight jumping from one group to the other is a swing of 1; you count it where it leaves and where it arrives")
-        _want(_near(x, true), "It is not the mean over steps of ½ Σ_u |w_{t+1,u} - w_{t,u}|")
+        _want(_near(x, true), "It is not the mean over steps of the share that changes hands; do you compare each step with the one before?")
 
 # %% ../nbs/tools/exercises.ipynb #e50086
 @_checks('14.4')

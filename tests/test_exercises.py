@@ -100,8 +100,16 @@ def test_no_answer_in_a_message():
     wants = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'id', '') == '_want']
     assert len(wants) > 150
     for n in wants: assert 'true' not in {m.id for m in ast.walk(n.args[1]) if isinstance(m, ast.Name)}, ast.unparse(n)
-    assert all(ast.unparse(n.args[1]).strip('f\'"')[:1].isupper() or isinstance(n.args[1], (ast.JoinedStr, ast.IfExp, ast.Constant)) for n in wants)
 
+def numbers(x):
+    "Numbers of an answer, if it consists of numbers."
+    if isinstance(x, dict): x = list(x.values())
+    try: return set(np.ravel(np.asarray(x, float)).tolist())
+    except (TypeError, ValueError): return set()
+
+
+# Exercises whose answer is a number or a few, and only these.
+ONE_ANSWER = {'00.5', '01.2', '02.1', '02.5', '03.3', '04.1', '05.1', '06.1', '06.4', '14.1', '14.2'}
 
 def logit(p): return np.log(p/(1 - p))
 def softmax(a): return np.exp(a)/np.exp(a).sum(1, keepdims=True)
@@ -167,7 +175,7 @@ WRONG = {
     '09.4': [(lambda s: lambda x, q: (x - x.mean())/x.std(), 'all responses'), (lambda s: lambda x, q: x - x.mean(), 'another unit'), (lambda s: lambda x, q: x, 'must be 0')],
     '09.5': [(lambda s: ([1, 1], [2, 2]), 'mean score'), (lambda s: ([1, 1], [.5, .5]), 'sum must'), (lambda s: ([3., -1], [.5]*8), 'positive')],
     '09.6': [(lambda s: lambda n, i=0: .5, 'only'), (lambda s: lambda n, i=0: .95, 'rise with')],
-    '11.1': [(lambda s: lambda r, v, l: r - v, 'next step'), (lambda s: lambda r, v, l: r + np.append(v[1:], v[-1]) - v, 'V = 0'), (lambda s: lambda r, v, l: s['advantages'](r, v, float(l > 0)), 'does not hold')],
+    '11.1': [(lambda s: lambda r, v, l: r - v, 'next step'), (lambda s: lambda r, v, l: r + np.append(v[1:], v[-1]) - v, 'V = 0'), (lambda s: lambda r, v, l: s['advantages'](r, v, float(l > 0)), 'recursion')],
     '11.2': [(lambda s: {k: True for k in s['has_gradient']}, 'when is it the unclipped'), (lambda s: s['has_gradient'] | {(1.1, 1): False}, 'nothing is clipped'), (lambda s: {}, 'keys')],
     '11.3': [(lambda s: lambda p, q: p - q, 'k1'), (lambda s: lambda p, q: np.exp(p - q) - 1 - (p - q), 'mean'), (lambda s: lambda p, q: np.exp(q - p) - 1 - (p - q), 'negative|mean')],
     '11.4': [(lambda s: s['unchanged'] | {'reward x 10': True}, 'Write down'), (lambda s: s['unchanged'] | {'reward + the length': True}, 'Write down')],
@@ -175,7 +183,7 @@ WRONG = {
     '11.6': [(lambda s: {'a': s['logs']['β = 3'], 'b': s['logs']['β = 3']}, 'the same'), (lambda s: {'a': []}, 'two runs')],
     '14.1': [(lambda s: {k: (s['scores'][k] - s['scores']['reference']).min(0).mean() for k in s['worst_off']}, 'each prompt'), (lambda s: {k: s['scores'][k].mean(1).min() for k in s['worst_off']}, 'from the reference'), (lambda s: {k: (s['scores'][k] - s['scores']['reference']).mean() for k in s['worst_off']}, 'mean over groups')],
     '14.2': [(lambda s: s['a'].mean() - s['b'].mean() + np.array([-.7, .7]), 'separately'), (lambda s: (5, 6), 'does not hold'), (lambda s: (s['a'] - s['b']).mean() + np.array([-.01, .01]), 'as wide')],
-    '14.3': [(lambda s: lambda w: 2*s['swing'](w), 'between 0 and 1|arrives'), (lambda s: lambda w: 0., 'mean over steps')],
+    '14.3': [(lambda s: lambda w: 2*s['swing'](w), 'between 0 and 1|arrives'), (lambda s: lambda w: 0., 'changes hands')],
     '14.4': [(lambda s: lambda k, u, x: np.interp(x, k, u), 'last value'), (lambda s: lambda k, u, x: u[-1], 'was measured')],
     '14.5': [(lambda s: s['studies'][:1], 'seed'), (lambda s: [s['replace'](x, methods=('single',)) for x in s['studies']], 'both methods'), (lambda s: [x for x in s['studies'] if x.scale.ratio == 2], 'Nothing varies'),
              (lambda s: [s['replace'](x, angle=10*x.scale.ratio) for x in s['studies']], 'at once'), (lambda s: s['studies'][:-1], 'same seeds')]}
@@ -192,10 +200,14 @@ def test_wrong_answers_are_named(exercise):
     space, _ = solved(name)
     student('')
     space = space | at_exercise(name, exercise)
+    call = next(n for c in code(SOLUTIONS/name) for n in ast.walk(ast.parse(source(c))) if isinstance(n, ast.Call) and ast.unparse(n).startswith(f"check('{exercise}'"))
+    answer = eval(ast.unparse(call.args[1]), space)
     for make, word in WRONG[exercise]:
         with pytest.raises(NotYet) as e: check(exercise, make(space))
         assert re.search(word, str(e.value)), str(e.value)
         assert str(e.value).startswith(exercise)
+        told = {float(t) for t in re.findall(r'-?\d*\.\d{2,}', str(e.value).removeprefix(exercise))}
+        if exercise in ONE_ANSWER: assert not [t for t in told for a in numbers(answer) if abs(t - a) < .006], f'the answer is in {e.value}'
     for nothing in (None, ..., 'I do not know', [[[[]]]]):
         with pytest.raises(NotYet): check(exercise, nothing)
 
