@@ -6,7 +6,7 @@ STAMP   := .venv/.installed
 CPU     := --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lab export clean-notebooks clean
+.PHONY: help setup demo test test-all lab export exercises clean-notebooks clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r t h; do printf '  make %-16s %s\n' "$$t" "$$h"; done
@@ -35,6 +35,9 @@ slides: .venv/.site  ## Slides of every chapter and of the lecture in _docs/slid
 export: $(STAMP)  ## Notebooks to maxmin_nb/, nbs/index.ipynb to README.md
 	$(BIN)/nbdev_export
 	$(BIN)/python .ci/readme.py
+
+exercises: $(STAMP)  ## nbs/solutions to nbs/exercises, without the solutions
+	$(BIN)/python .ci/exercises.py
 
 clean-notebooks: $(STAMP)  ## Notebooks without execution counts and widget state, as they are committed
 	$(BIN)/nbdev_clean

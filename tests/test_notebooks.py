@@ -1,4 +1,5 @@
-"Every notebook runs top to bottom in a fresh kernel at scale smoke, in its own folder. The files stay as they are."
+"""Every notebook runs top to bottom in a fresh kernel at scale smoke, in its own folder. The files stay as they are.
+Exercises stop at the first answer that is missing, so they and their solutions have tests of their own (test_exercises.py)."""
 import os, time
 from pathlib import Path
 import nbformat, pytest
@@ -9,7 +10,7 @@ NBS = Path(__file__).resolve().parent.parent/'nbs'
 LIMIT = 300  # seconds for one notebook
 
 
-@pytest.mark.parametrize('path', [pytest.param(p, id=str(p.relative_to(NBS))) for p in sorted(NBS.rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts])
+@pytest.mark.parametrize('path', [pytest.param(p, id=str(p.relative_to(NBS))) for p in sorted(NBS.rglob('*.ipynb')) if not {'.ipynb_checkpoints', 'exercises', 'solutions'} & set(p.parent.parts)])
 def test_runs(path):
     nb = nbformat.read(path, 4)
     end = time.monotonic() + LIMIT

@@ -89,7 +89,7 @@ def test_notebook_form(path):
     "Saved outputs, no error among them, no path of somebody's machine, no code cell over 45 lines."
     cells, text = code_cells(path), path.read_text(encoding='utf-8')
     outputs = [o for c in cells for o in c['outputs']]
-    assert outputs or not cells, 'no outputs: run it and save'
+    assert outputs or not cells or path.parent.name == 'exercises', 'no outputs: run it and save'   # exercises are empty until somebody solves them
     assert not [o['ename'] for o in outputs if o['output_type'] == 'error']
     assert not [s for s in ('/root/', '/work/', '/home/') if s in text], 'an absolute path'
     assert max([len(source(c).splitlines()) for c in cells], default=0) <= 45, 'a code cell of more than 45 lines'
