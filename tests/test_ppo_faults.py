@@ -64,6 +64,7 @@ def test_left_padding_leaves_a_row_its_log_probabilities(kind, monkeypatch):
             with torch.no_grad(): return p.net.base(ids).logits[0, -n-1:-1].log_softmax(-1).gather(-1, ids[0, -n:, None])[:, 0]
         return max((alone(i) - lp[i][x.actions[i]]).abs().max().item() for i in range(len(x)))
     assert gap() < 1e-4
+    monkeypatch.setattr(policy_module, '_n_shared', lambda *a: 0)       # a beginning that all rows share is read apart, from position 0
     monkeypatch.setattr(policy_module, '_positions', lambda real: torch.arange(real.shape[1]).expand(real.shape))
     p.net('lower', x.ids, x.real, policy_module._positions(x.real))
     x.hidden = p.net('lower', x.ids, x.real, policy_module._positions(x.real))
