@@ -111,7 +111,7 @@ def widget(self:Interactive):
 def _repr_mimebundle_(self:Interactive, include=None, exclude=None):
     "All forms of the output."
     with self._lock: picture, alt, png = self._frame(**self.start())
-    forms = {'text/plain': alt, 'text/html': picture} | ({'image/png': png} if png else {})
+    forms = {'text/plain': alt, 'text/html': f'{picture}<p>{escape(alt)}</p>'} | ({'image/png': png} if png else {})
     try: widget = self.widget()._repr_mimebundle_()
     except ImportError: widget = {}
     return widget | forms
