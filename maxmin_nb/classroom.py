@@ -197,7 +197,7 @@ class Ballot:
         q = self.room.pair(name)
         if q is None: return f'<p>Thank you, {escape(name)}: that was all. Give the next person their turn, or look at the room.</p>'
         p, a, b = q
-        return f'<p><b>{escape(self.room.prompts[p])}</b></p><dl><dt>A</dt><dd>{escape(self.room.texts[p][a])}</dd><dt>B</dt><dd>{escape(self.room.texts[p][b])}</dd></dl>'
+        return f'<p><b>{escape(self.room.prompts[p])}</b></p><p><b>A</b> &nbsp; {escape(self.room.texts[p][a])}</p><p><b>B</b> &nbsp; {escape(self.room.texts[p][b])}</p>'
     def __repr__(self): return f'Ballot({self.room!r})'
     def _repr_mimebundle_(self, include=None, exclude=None):
         static = {'text/html': self.question('Ada') + '<p>(The buttons need ipywidgets and a running kernel.)</p>', 'text/plain': repr(self)}

@@ -80,14 +80,16 @@ def _soon(f, delay=.02):
 def _fields(c):
     "(the widget whose value counts, the box that is shown) of one control."
     import ipywidgets as W
-    wide = {'description_width': '15em'}
+    shown = lambda v: float(f'{v:.3g}')
+    style = {'description_width': '18em'}
     if isinstance(c, Choice):
-        w = W.Dropdown(options=c.options, value=c.value, description=c.label, style=wide, layout={'width': '32em'})
+        w = W.Dropdown(options=c.options, value=c.value, description=c.label, style=style, layout={'width': '36em'})
         return w, w
     w = (W.FloatLogSlider(value=c.value, min=np.log10(c.lo), max=np.log10(c.hi), step=c.step, readout=False) if c.log else
          W.FloatSlider(value=c.value, min=c.lo, max=c.hi, step=c.step, readout=False))
-    n = W.BoundedFloatText(value=c.value, min=c.lo, max=c.hi, step=c.lo if c.log else c.step, description=c.label, style=wide, layout={'width': '22em'})
-    W.jslink((w, 'value'), (n, 'value'))
+    n = W.BoundedFloatText(value=c.value, min=c.lo, max=c.hi, step=c.lo if c.log else c.step, description=c.label, style=style, layout={'width': '24em'})
+    w.observe(lambda _: setattr(n, 'value', shown(w.value)), 'value')
+    n.observe(lambda _: n.value == shown(w.value) or setattr(w, 'value', n.value), 'value')
     return w, W.HBox([n, w])
 
 # %% ../nbs/tools/widgets.ipynb #6a13927e
