@@ -21,6 +21,7 @@ from .maxmin import solve_maxmin
 
 # %% ../nbs/05a_class.ipynb #fc753224
 FEATURES = ['words', 'tone', 'exclamation marks', 'speaks of I']
+_LIKES = [('long', 'short'), ('cheerful', 'gloomy'), ('with exclamation marks', 'without exclamation marks'), ('speaking of I', 'not speaking of I')]
 
 def features(
     texts, # n texts
@@ -173,7 +174,7 @@ def html(self:RoomResult,
 ) -> str:
     "Groups, utilities and chosen texts as HTML; every text is escaped."
     m, K = self.mixture, self.mixture.n_groups
-    likes = lambda c: ', '.join(f'{"more" if v > 0 else "fewer" if n in ("words", "exclamation marks") else "less"} {n}' for n, v in sorted(zip(FEATURES, c), key=lambda o: -abs(o[1])) if abs(v) > .3)
+    likes = lambda c: ', '.join(words[0 if v > 0 else 1] for words, v in sorted(zip(_LIKES, c), key=lambda o: -abs(o[1])) if abs(v) > .3)
     groups = [[f'group {k + 1}', f'{m.weights[k]:.0%}', ', '.join(f'{n} ({q[k]:.0%})' for n, q in zip(m.users, m.responsibilities) if q.argmax() == k), likes(m.coef[:, k]) or 'nothing in particular'] for k in range(K)]
     F = [[name, *(f'{v:+.2f}' for v in u), f'{u.min():+.2f}'] for name, u in self.utilities.items()]
     best = {k: pi.argmax(1) for k, pi in self.policies.items()}
