@@ -30,7 +30,7 @@ class Images(HTMLParser):
 
 def test_pure(figure):
     "What is drawn depends on the values alone, whatever was drawn before."
-    @settings(max_examples=25)
+    @settings(max_examples=15)
     @given(st.lists(st.tuples(st.sampled_from([1., 2., 3., 5.]), st.sampled_from(['linear', 'log'])), min_size=1, max_size=3))
     def check(path):
         for n, kind in path: last = figure.html(n=n, kind=kind)
@@ -105,16 +105,17 @@ def test_refused(make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('path', WITH_FIGURES, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [p for p in WITH_FIGURES if p.parent == NBS], ids=lambda p: p.stem)
 def test_computation_time(path):
     "Computing what a figure of a chapter shows, its curves handed to matplotlib but not drawn, takes under 50 ms of processor time."
     nb = nbformat.read(path, 4)
     nb.cells.append(nbformat.v4.new_code_cell('''
 import maxmin_nb.widgets as w
 w._png = lambda fig: ''
-print({str(o): o.milliseconds(7) for o in Out.values() if isinstance(o, w.Interactive)})'''))
+{str(o): o.milliseconds(7) for o in list(Out.values()) if isinstance(o, w.Interactive)}'''))
     NotebookClient(nb, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute(env=os.environ | {'MAXMIN_SCALE': 'smoke'})
-    times = ast.literal_eval(nb.cells[-1].outputs[-1].text)
+    times = ast.literal_eval(nb.cells[-1].outputs[-1].data['text/plain'])
+    print(path.stem, times)
     assert times and max(times.values()) < 50, times
 
 
