@@ -311,7 +311,7 @@ class GoldRewards:
         z = study.gold(study.samples['texts'], study.samples['n_words']).reshape(2, len(study.samples['prompts']), -1)
         self.study, self.policy, self.n_groups, self.longest, self.layer = study, policy, 2, policy.T, policy.layer
         self.shares = np.array(group_sizes(study.scale.n_annotators, study.scale.ratio))/study.scale.n_annotators
-        self.zero, self.unit, self.phi = z.mean((1, 2)), z.std(2, ddof=1).mean(1), np.zeros((0, 2))
+        self.zero, self.unit, self.phi = z.mean((1, 2)), z.std(2, ddof=1).mean(1), np.zeros((policy.lm.model.config.hidden_size, 2))
 
     def score(self, rollout):
         "In standard deviations within prompts under the reference, (B, 2)."
