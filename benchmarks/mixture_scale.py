@@ -1,14 +1,17 @@
 """Time and memory of fit_mixture against the number of comparisons: 20 features, three groups, up to 10⁵ users with integer ids, one start on a sample of users.
 
-    python benchmarks/mixture_scale.py [figure.png] [largest exponent]
+    python benchmarks/mixture_scale.py [largest exponent] [repeats]
 
-Prints a table, the slope of the time of an EM iteration, and draws the log-log figure. Each size is a process of its own, as memory is that process's peak.
+Prints a table and the slope of the time of an EM iteration, the least of the repeats, and writes nbs/results/bench/mixture_scale.json, from which chapter 03 draws the
+log-log figure. Each run is a process of its own, as memory is that process's peak.
 The floor: the comparisons alone are n·20·8 bytes (1.6 GB at 10⁷), and an iteration does 2·n·20·(20 + 2)·3 multiplications and additions of which the products with K·20² dominate.
 """
-import json, resource, subprocess, sys, time, warnings
+import datetime, json, os, resource, subprocess, sys, time, warnings
+from pathlib import Path
 import numpy as np
 
 D, K, SIZES = 20, 3, ('1e4', '3e4', '1e5', '3e5', '1e6', '3e6', '1e7')
+OUT = Path(__file__).resolve().parent.parent/'nbs/results/bench/mixture_scale.json'
 
 
 def data(n, seed=0):
@@ -25,51 +28,46 @@ def data(n, seed=0):
 
 
 def one(n):
-    "One fit: seconds, seconds of an iteration on everybody, iterations, peak memory and that of the data alone in GiB, share of users placed right."
+    "One fit: seconds, least seconds of an iteration on everybody and of the processor in it, iterations, peak memory and that of the data alone in GiB, share of users placed right."
     from maxmin_nb import mixture
     x, users, group = data(n)
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
     before, steps, plain = peak(), [], mixture.m_step
     def timed(t, *rest):
-        start = time.perf_counter(); out = plain(t, *rest)
-        if len(t.row) == n: steps.append((start, time.perf_counter()))
-        return out
+        if len(t.row) == n: steps.append((time.perf_counter(), time.process_time()))
+        return plain(t, *rest)
     mixture.m_step = timed
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         m = mixture.fit_mixture(x, users, K, restarts=1, sample=min(1000, n//20))
-    seconds, begun = time.perf_counter() - start, np.array(steps)[1:, 0]
+    seconds, (iteration, cpu) = time.perf_counter() - start, np.diff(np.array(steps)[1:], axis=0).min(0)
     ids, where = np.unique(group[m.users], return_inverse=True)
-    return dict(n=n, users=len(m.users), seconds=seconds, iteration=float(np.median(np.diff(begun))), iterations=len(m.trace), gib=peak(), data_gib=before,
+    return dict(n=n, users=len(m.users), seconds=seconds, iteration=float(iteration), iteration_cpu=float(cpu), iterations=len(m.trace), gib=peak(), data_gib=before,
                 right=mixture.match_groups(m.groups, where)[0])
 
 
-def figure(rows, path):
-    from maxmin_nb.plots import new_figure
-    fig, (a, b) = new_figure('Time and memory grow in proportion to the comparisons', 'comparisons', ncols=2)
-    n = [r['n'] for r in rows]
-    for key, label in (('seconds', 'whole fit'), ('iteration', 'one EM iteration')): a.plot(n, [r[key] for r in rows], label=label)
-    for key, label in (('gib', 'peak of the process'), ('data_gib', 'of it before the fit')): b.plot(n, [r[key] for r in rows], label=label)
-    for ax, y in ((a, 'seconds'), (b, 'GiB')): ax.set(xscale='log', yscale='log', ylabel=y); ax.legend()
-    fig.savefig(path, dpi=130)
-
-
-def main(path='', largest=7):
-    from maxmin_nb.core import matmul_gflops
-    print(f'{D} features, {K} groups; matrix multiply {matmul_gflops():.0f} GFLOP/s\ncomparisons   users    fit s  iteration s  iterations  peak GiB  data GiB  placed right  GFLOP/s in an iteration')
-    rows = []
+def main(largest=7, repeats=3):
+    from maxmin_nb.core import provenance, write_json
+    out = dict(date=datetime.date.today().isoformat(), load_before=os.getloadavg()[0], **provenance(), features=D, groups=K, repeats=repeats, rows=[])
+    print(f'{D} features, {K} groups; matrix multiply {out["gflops"]:.0f} GFLOP/s; load {out["load_before"]:.1f}; least of {repeats} runs\n'
+          'comparisons   users    fit s  iteration s  iterations  peak GiB  data GiB  placed right  GFLOP/s in an iteration')
     for size in SIZES:
         if float(size) > 10**float(largest): break
-        done = subprocess.run([sys.executable, __file__, '--one', size], capture_output=True, text=True)
-        if done.returncode: raise SystemExit(done.stderr)
-        rows.append(r := json.loads(done.stdout))
-        print(f'{r["n"]:11d}  {r["users"]:6d}  {r["seconds"]:7.2f}  {r["iteration"]:11.4f}  {r["iterations"]:10d}  {r["gib"]:8.2f}  {r["data_gib"]:8.2f}  {r["right"]:12.4f}  {2*r["n"]*D*(D + 2)*K/r["iteration"]/1e9:.0f}', flush=True)
-    big = [r for r in rows if r['n'] >= 1e5] if len(rows) > 3 else rows
-    for name, some in (('all sizes', rows), ('from 10⁵', big)): print(f'slope of the time of an iteration, {name}: {np.polyfit(np.log([r["n"] for r in some]), np.log([r["iteration"] for r in some]), 1)[0]:.3f}')
-    if path: figure(rows, path)
+        runs = []
+        for _ in range(repeats):
+            done = subprocess.run([sys.executable, __file__, '--one', size], capture_output=True, text=True)
+            if done.returncode: raise SystemExit(done.stderr)
+            runs.append(json.loads(done.stdout))
+        out['rows'].append(r := runs[0] | {k: min(o[k] for o in runs) for k in ('seconds', 'iteration', 'iteration_cpu')} | dict(gib=max(o['gib'] for o in runs), seconds_all=[o['seconds'] for o in runs]))
+        r['gflops'] = 2*r['n']*D*(D + 2)*K/r['iteration']/1e9
+        print(f'{r["n"]:11d}  {r["users"]:6d}  {r["seconds"]:7.2f}  {r["iteration"]:11.4f}  {r["iterations"]:10d}  {r["gib"]:8.2f}  {r["data_gib"]:8.2f}  {r["right"]:12.4f}  {r["gflops"]:.0f}', flush=True)
+    out['load_after'] = os.getloadavg()[0]
+    for k, name in (('iteration', 'slope'), ('iteration_cpu', 'slope_cpu')): out[name] = float(np.polyfit(*np.log([[r[o] for r in out['rows']] for o in ('n', k)]), 1)[0])
+    print(f'slope of the time of an iteration: {out["slope"]:.3f} (of the processor: {out["slope_cpu"]:.3f}); load {out["load_after"]:.1f}')
+    if float(largest) >= 7: write_json(OUT, out)
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--one']: print(json.dumps(one(int(float(sys.argv[2])))))
-    else: main(*sys.argv[1:])
+    else: main(*map(int, sys.argv[1:]))

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 import numpy as np
 from fastcore.basics import patch
-from scipy.optimize import linear_sum_assignment, minimize
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.csgraph import connected_components
 from .core import load_arrays, require, save_arrays
@@ -27,11 +27,11 @@ class _Table:
     start: np.ndarray  # (H,): the first row of each user
     users: list        # H ids, by first appearance in the data
 
-    def blocks(self):
-        "(slice of rows, those rows in float64), small enough for their products to stay in the cache and on one thread."
+    def blocks(self, k=None):
+        "(slice of rows, those rows in float64), small enough for their products with (d, k), or with themselves, to stay in the cache and on one thread."
         n, d = self.x.shape
         if issparse(self.x): yield slice(0, n), self.x; return
-        size = max(64, 250_000//d**2)
+        size = max(64, min(4096, 250_000//(d*(k or d))))
         for i in range(0, n, size): yield (b := slice(i, min(i + size, n))), self.x[b].astype(float, copy=False)
 
 # %% ../nbs/03_mixture.ipynb #b85534a7
@@ -92,6 +92,10 @@ def _table(
         x, w, row = x[order], w[order], row[order]
     return _Table(x, w, row, np.flatnonzero(np.r_[True, row[1:] > row[:-1]]), ids)
 
+def _telling(x):
+    "Which rows are not all zeros, (n,)."
+    return x.getnnz(1) > 0 if issparse(x) else np.concatenate([(x[i:i+4096] != 0).any(1) for i in range(0, len(x), 4096)])
+
 # %% ../nbs/03_mixture.ipynb #ecc12b40
 def _sigmoid(m):
     "σ(m), and 0 where exp(-m) overflows: twice as fast as the general routine."
@@ -108,7 +112,7 @@ def _margins(x, coef):
 def _user_sums(t: _Table, coef):
     "L_hu = Σ over user h's comparisons of ω log σ(φ_u·d_i). coef (d, K) → (H, K)."
     ll = np.zeros((coef.shape[1], len(t.users)))
-    for b, x in t.blocks():
+    for b, x in t.blocks(coef.shape[1]):
         h = slice(t.row[b.start], t.row[b.stop - 1] + 1)          # the users in this block
         ll[:, h] += np.add.reduceat(t.weight[b]*_log_sigmoid(_margins(x, coef)), np.maximum(t.start[h] - b.start, 0), axis=1)
     return ll.T
@@ -137,7 +141,7 @@ def _curvature(t, q, coef, l2, hessian=True):
     "For each component the gradient (K, d) of -Q_u and its Hessian (K, d, d)."
     (d, K), qT, room = coef.shape, np.ascontiguousarray(q.T), None
     g, H = l2*coef.T, np.zeros((K, d, d))
-    for b, x in t.blocks():
+    for b, x in t.blocks(None if hessian else K):
         if room is None and hessian and not issparse(x): room = np.empty((d, len(x)))
         p = _sigmoid(-_margins(x, coef))
         sp = qT.take(t.row[b], axis=1)*t.weight[b]*p
@@ -191,6 +195,16 @@ def _scaled(t, q, coef, weights, l2):
         return coef + np.einsum('kij,kj->ik', T, z[:K*d].reshape(K, d)), w/w.sum()
     return at, lambda g, ga: np.r_[np.einsum('kij,ki->kj', T, g).ravel(), ga/s]
 
+def _quasi_newton(g, pairs):
+    "L-BFGS (Nocedal 1980): -(the inverse Hessian that the last pairs of (step, change of the gradient) suggest)·g."
+    d, a = -g, []
+    for s, y in reversed(pairs):
+        a.append(s@d/(s@y))
+        d = d - a[-1]*y
+    if pairs: d = d*(pairs[-1][0]@pairs[-1][1])/(pairs[-1][1]@pairs[-1][1])
+    for (s, y), b in zip(pairs, reversed(a)): d = d + (b - y@d/(s@y))*s
+    return d
+
 def _climb(t, q, coef, weights, l2, max_iter, tol):
     "L-BFGS on the penalised log-likelihood from (coef, weights): (coef, weights, objective at each iteration)."
     at, back = _scaled(t, q, coef, weights, l2)
@@ -198,10 +212,19 @@ def _climb(t, q, coef, weights, l2, max_iter, tol):
         c, w = at(z)
         q, obj = e_step(_user_sums(t, c), w)
         return l2/2*(c**2).sum() - obj, back(_curvature(t, q, c, l2, hessian=False)[0], len(t.users)*w - q.sum(0))
-    rise = []
-    def note(intermediate_result): rise.append(-float(intermediate_result.fun))
-    r = minimize(loss, np.zeros(coef.size + len(weights)), jac=True, method='L-BFGS-B', callback=note, options=dict(maxiter=max_iter, ftol=tol, gtol=0))
-    return *at(r.x), rise
+    z = np.zeros(coef.size + len(weights))
+    (f, g), pairs, rise = loss(z), [], []
+    for _ in range(max_iter):
+        step = _quasi_newton(g, pairs)
+        for length in .5**np.arange(20):
+            new, old = loss(z + length*step), f
+            if new[0] <= f + 1e-4*length*(g@step): break
+        else: break
+        if length*step@(new[1] - g) > 0: pairs = [*pairs[-9:], (length*step, new[1] - g)]
+        z, (f, g) = z + length*step, new
+        rise.append(-float(f))
+        if old - f <= tol*max(1, abs(f)): break
+    return *at(z), rise
 
 # %% ../nbs/03_mixture.ipynb #0cb3bac1
 def _graph_fault(x):
@@ -349,6 +372,8 @@ def _check_fit(t, K, method, l2, restarts, max_iter, sample):
     require(method in ('soft', 'hard'), f"method is {method!r}; it must be 'soft' or 'hard'")
     require(0 <= l2 < np.inf, f"l2 is {l2}; it must be finite and not negative")
     require(restarts >= 1 and max_iter >= 1, f"restarts is {restarts} and max_iter {max_iter}; both must be at least 1")
+    mute = ~np.logical_or.reduceat(_telling(t.x), t.start)
+    require(not mute.any(), lambda: f"all comparisons of user {t.users[mute.argmax()]!r} are between responses with identical features, so they say nothing; leave that user out")
     fault = _graph_fault(t.x)
     require(l2 > 0 or fault is None, lambda: f"{fault}; use l2 > 0, such as 1e-3")
     if fault and 'between them' in fault: warnings.warn(f"{fault}; only the penalty relates their strengths")
@@ -453,7 +478,7 @@ def information(self:RewardMixture,
     weight=None, # (n,) weights of the fit
     tie=None,    # (n,) ties of the fit
 ):
-    "Observed information of the penalised log-likelihood in (φ_1, …, φ_K, α_1, …, α_{K-1}), by Louis' identity. Raises ValueError for hard EM, whose objective is no likelihood."
+    "(P, P) observed information of the penalised log-likelihood in (φ_1, …, φ_K, α_1, …, α_{K-1}), by Louis' identity, and (H, P) each user's gradient ∇ℓ_h. Raises ValueError for hard EM, whose objective is no likelihood."
     require(self.method == 'soft', "the mixture was fitted by hard EM, whose objective is not a likelihood; fit it with method='soft'")
     t, eta, (d, K) = _table(diff, users, weight, tie), self.weights, self.coef.shape
     q = e_step(_user_sums(t, self._fits(t.x)), eta)[0]
@@ -464,7 +489,7 @@ def information(self:RewardMixture,
         J[at, at] = H - (S[k].T*q[:, k])@S[k]
         if k < K - 1: J[at, K*d + k] = J[K*d + k, at] = -S[k].T@q[:, k]
     J[K*d:, K*d:] = len(t.users)*(np.diag(eta) - np.outer(eta, eta))[:-1, :-1] - np.diag(q.sum(0)[:-1])
-    return J + mean.T@mean
+    return J + mean.T@mean, mean - np.r_[np.zeros(K*d), eta[:-1]]
 
 # %% ../nbs/03_mixture.ipynb #12338860
 @patch
@@ -473,15 +498,17 @@ def standard_errors(self:RewardMixture,
     users,       # n ids
     weight=None, # (n,) weights of the fit
     tie=None,    # (n,) ties of the fit
+    robust=False,# True: the sandwich, which asks only that people are independent
 ):
     "Standard errors of (coef (d, K), weights (K,)). For items: of strengths that sum to zero. Raises ValueError where the information is not positive definite."
-    J, (d, K), eta = self.information(diff, users, weight, tie), self.coef.shape, self.weights
+    (J, s), (d, K), eta = self.information(diff, users, weight, tie), self.coef.shape, self.weights
     flat = np.zeros((len(J), 0))
     if issparse(diff) and not diff.sum(1).any(): flat = np.vstack([np.kron(np.eye(K), np.ones((d, 1))/np.sqrt(d)), np.zeros((K - 1, K))])      # the constants, of which comparisons of items say nothing
     e, v = np.linalg.eigh(J + np.trace(J)*flat@flat.T)
     require(e[0] > 1e-9*e[-1], f"the information has an eigenvalue of {e[0]:.3g} against a largest of {e[-1]:.3g}: some direction is not identified, or the fit is not at a maximum; use fewer groups, more comparisons or a smaller tol")
     V = (v/e)@v.T
     V -= flat@(flat.T@V)
+    if robust: V = V@(s.T@s)@V
     D = (np.diag(eta) - np.outer(eta, eta))[:, :-1]
     return np.sqrt(np.diag(V)[:K*d]).reshape(K, d).T, np.sqrt(np.einsum('ij,jk,ik->i', D, V[K*d:, K*d:], D))
 
@@ -505,12 +532,12 @@ def choose_groups(
     order = np.lexsort((rng.random(n), row))                                    # each user's comparisons, shuffled
     place = np.empty(n, int)
     place[order] = (np.arange(n) - np.searchsorted(row[order], row[order]) + rng.integers(folds, size=H)[row[order]])%folds
-    split = dict(heldout=(rng.permutation(H)%folds)[row], within=place)
+    split, telling = dict(heldout=(rng.permutation(H)%folds)[row], within=place), _telling(x)
     some = lambda rows: [x[rows], row[rows], *(None if o is None else np.asarray(o)[rows] for o in (weight, tie))]
     def left_out(K, kind):
         total = np.zeros(H)
         for f in np.unique(split[kind]):
-            (a, u, w, e), test = some(split[kind] != f), some(split[kind] == f)
+            (a, u, w, e), test = some((split[kind] != f) & telling), some(split[kind] == f)
             m = fit_mixture(a, u, K, seed=seed, weight=w, tie=e, **kw)
             total[list(dict.fromkeys(test[1].tolist()))] += m.user_log_likelihood(*test, known=kind == 'within')
         return total

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Ratings', 'consensus', 'movielens', 'simulated_ratings', 'rating_comparisons', 'split_ratings', 'user_scores',
-           'interval', 'coef_errors', 'RewardBasis', 'fit_basis', 'fit_individuals']
+           'interval', 'RewardBasis', 'fit_basis', 'fit_individuals']
 
 # %% ../nbs/03a_real_people.ipynb #bbd04a5b
 from dataclasses import dataclass
@@ -139,42 +139,6 @@ def interval(
     require(len(x) > 1, f"there are {len(x)} people; an interval needs two or more")
     return float(x.mean()), float(1.96*x.std(ddof=1)/np.sqrt(len(x)))
 
-# %% ../nbs/03a_real_people.ipynb #0e6fc83a
-def _scores(m, diff, users):
-    "Posteriors (H, K), gradients s_hu (H, K, P) and for each component Σ_h q_hu J_hu (d, d) in φ_u; θ is K-1 logits, then φ_1, φ_2, …"
-    at = np.unique(users, return_inverse=True)[1]
-    (d, K), H = m.coef.shape, at.max() + 1
-    z = diff@m.coef
-    L = np.stack([np.bincount(at, log_sigmoid(z[:, k]), H) for k in range(K)], 1) + np.log(m.weights)
-    q = np.exp(L - L.max(1, keepdims=True)); q /= q.sum(1, keepdims=True)
-    s, J = np.zeros((H, K, K - 1 + K*d)), []
-    s[:, :, :K-1] = (np.eye(K) - m.weights)[:, :K-1]
-    for k in range(K):
-        g = diff*sigmoid(-z[:, [k]])
-        s[:, k, K-1+k*d:K-1+(k+1)*d] = np.stack([np.bincount(at, g[:, j], H) for j in range(d)], 1)
-        J.append(diff.T@(diff*(q[at, k]*sigmoid(z[:, k])*sigmoid(-z[:, k]))[:, None]))
-    return q, s, J
-
-# %% ../nbs/03a_real_people.ipynb #a78ed517
-def coef_errors(
-    mixture: RewardMixture, # fitted by soft EM with this penalty, to convergence
-    diff,                   # (n, d) the comparisons that it was fitted to
-    users,                  # n ids
-    l2: float,              # λ of the fit
-) -> np.ndarray:
-    "Standard errors of the coefficients, robust and by user: square roots of the diagonal of A⁻¹BA⁻¹ of equation (1). (d, K). Raises ValueError where A is not positive definite."
-    diff, (d, K), eta = np.asarray(diff, float), mixture.coef.shape, mixture.weights
-    require(mixture.method == 'soft' and (eta > 0).all(), "the mixture must come from soft EM and have no empty component")
-    q, s, J = _scores(mixture, diff, users)
-    sbar = np.einsum('hk,hkp->hp', q, s)
-    w = (np.sqrt(q)[:, :, None]*s).reshape(-1, s.shape[2])
-    A = sbar.T@sbar - w.T@w
-    A[:K-1, :K-1] += len(q)*(np.diag(eta) - np.outer(eta, eta))[:K-1, :K-1]
-    for k in range(K): A[K-1+k*d:, K-1+k*d:][:d, :d] += J[k] + l2*np.eye(d)
-    require(np.linalg.eigvalsh(A)[0] > 0, "the fit is no strict maximum of its penalised likelihood; fit with a smaller tol, a larger l2 or fewer groups")
-    V = np.linalg.solve(A, np.linalg.solve(A, sbar.T@sbar).T)
-    return np.sqrt(np.diag(V))[K-1:].reshape(K, d).T
-
 # %% ../nbs/03a_real_people.ipynb #92f5ec76
 def _project(
     v, # (H, K)
@@ -272,7 +236,7 @@ def _coef_step(
 # %% ../nbs/03a_real_people.ipynb #55842296
 @dataclass(repr=False)
 class RewardBasis:
-    "K basis rewards and a weighting of them for every user: equation (2)."
+    "K basis rewards and a weighting of them for every user: equation (1)."
     coef: np.ndarray    # (d, K): φ, one column for each basis reward
     weights: np.ndarray # (H, K): a
     mean: np.ndarray    # (K,): ā, which stands in for users outside the fit
@@ -296,7 +260,7 @@ def fit_basis(
     max_iter: int=40,         # rounds
     tol: float=1e-5,          # stop when J gains less than tol·(1 + |J|)
 ) -> RewardBasis:
-    "Maximise (3) in turns, from the groups' rewards and the users' responsibilities. Raises ValueError for bad input."
+    "Maximise (2) in turns, from the groups' rewards and the users' responsibilities. Raises ValueError for bad input."
     t = _people(diff, users)
     require(l2 > 0 and pull > 0, f"l2 is {l2} and pull {pull}; both must be positive")
     require(len(start.coef) == t.x.shape[1], f"start has {len(start.coef)} features and diff {t.x.shape[1]}; they must agree")

@@ -7,7 +7,7 @@ __all__ = ['sigmoid', 'log_sigmoid', 'bt_prob', 'prob_vector', 'mix', 'tv_distan
            'comparisons_needed', 'Comparisons', 'annotate']
 
 # %% ../nbs/00_preferences.ipynb #6db8895b
-import json
+import csv, io, json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -231,17 +231,33 @@ def to_frame(self:Comparisons):
     return pd.DataFrame({k: _listed(v, k) for k, v in cols.items() if v is not None})
 
 # %% ../nbs/00_preferences.ipynb #e2bd941b
+def _json_rows(text) -> list:
+    "The objects of JSON lines."
+    rows = [json.loads(o) for o in text.split('\n') if o.strip()]
+    require(all(isinstance(o, dict) for o in rows), "a row is not an object with named fields")
+    return rows
+
+def _csv_rows(text) -> dict:
+    "The columns of a CSV with a header, all text."
+    limit = csv.field_size_limit(2**31 - 1)
+    try: head, *rows = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True) if o]
+    finally: csv.field_size_limit(limit)
+    require(len(set(head)) == len(head), lambda: f"two columns are called {next(k for k in head if head.count(k) > 1)!r}")
+    for i, o in enumerate(rows): require(len(o) == len(head), f"row {i} has {len(o)} fields and the header {len(head)}")
+    return {k: [o[j] for o in rows] for j, k in enumerate(head)}
+
 def _read(path):
     "A .parquet, .csv or .jsonl file as a data frame; texts stay texts."
     import pandas as pd
     path = Path(path)
     require(path.is_file(), f"there is no file {path}; it should be a .parquet, .csv or .jsonl file", FileNotFoundError)
     require(path.suffix in ('.parquet', '.csv', '.jsonl'), f"{path} ends in {path.suffix!r}; it must be a .parquet, .csv or .jsonl file")
+    data = path.read_bytes()
+    require(data.strip(), f"{path} is empty; it should hold one row for each comparison")
     try:
-        if path.suffix == '.parquet': return pd.read_parquet(path)
-        if path.suffix == '.csv': return pd.read_csv(path, keep_default_na=False, dtype=str)
-        return pd.DataFrame([json.loads(o) for o in path.read_text(encoding='utf-8').splitlines() if o.strip()])
-    except (ValueError, OSError) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
+        if path.suffix == '.parquet': return pd.read_parquet(io.BytesIO(data))
+        return pd.DataFrame((_csv_rows if path.suffix == '.csv' else _json_rows)(data.decode('utf-8-sig')))
+    except (ValueError, OSError, csv.Error) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
 
 @patch(cls_method=True)
 def load(cls:Comparisons,

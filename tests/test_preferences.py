@@ -1,4 +1,5 @@
 "Properties of `maxmin_nb.preferences` on random cases, and what it says about bad input."
+import csv, json
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from maxmin_nb.preferences import (Comparisons, annotate, bt_prob, chernoff_information, comparisons_needed, diversity, log_sigmoid, mix, sigmoid, tv_distance)
@@ -140,6 +141,31 @@ def test_bad_selection_and_files(tmp_path):
     with pytest.raises(KeyError, match="no column 'rejected'"): Comparisons.load(tmp_path/'a.csv')
     with pytest.raises(KeyError, match="no column 'question'"): Comparisons.from_frame(c.to_frame(), prompt='question')
     with pytest.raises(ValueError, match='.parquet'): c.save(tmp_path/'c.csv')
+
+any_text = st.text(st.one_of(st.characters(exclude_categories=['Cs']), st.sampled_from('\u2028\u2029\x85\x0b\x0c\x1c\r\n",')), max_size=12)
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(any_text, any_text, any_text), min_size=1, max_size=5))
+def test_any_text_survives_json_lines_and_csv(tmp_path_factory, rows):
+    "Also texts with line separators of Unicode, quotes and empty texts."
+    folder = tmp_path_factory.mktemp('c')
+    (folder/'c.jsonl').write_bytes('\n'.join(json.dumps(dict(zip(('user', 'chosen', 'rejected'), ('u' + r[0], *r[1:]))), ensure_ascii=False) for r in rows).encode())
+    with open(folder/'c.csv', 'w', newline='', encoding='utf-8') as f:
+        w = csv.writer(f, quoting=csv.QUOTE_ALL); w.writerow(['user', 'chosen', 'rejected']); w.writerows([('u' + r[0], *r[1:]) for r in rows])
+    for name in ('c.jsonl', 'c.csv'):
+        c = Comparisons.load(folder/name)
+        assert list(zip(c.user, c.chosen, c.rejected)) == [('u' + r[0], *r[1:]) for r in rows]
+
+@pytest.mark.parametrize('name, content, says', [
+    ('a.csv', 'user,chosen,rejected\n1,a,b\n2,a\n', 'row 1 has 2 fields and the header 3'), ('a.csv', 'user,chosen,rejected\n1,a,b,c\n', 'row 0 has 4 fields'),
+    ('a.csv', 'user,chosen,chosen\n1,a,b\n', "two columns are called 'chosen'"), ('a.csv', 'user,chosen,rejected\n1,a,"b', 'unexpected end of data'),
+    ('a.csv', '', 'is empty'), ('a.jsonl', ' \n', 'is empty'), ('a.parquet', '', 'is empty'), ('a.csv', 'user,chosen,rejected\n', 'there are no comparisons'),
+    ('a.jsonl', '[1, 2]\n', 'not an object'), ('a.jsonl', '{"user": 1, "chosen": "a"}', "no column 'rejected'"),
+    ('a.jsonl', '{"user": 1, "chosen": ["a"], "rejected": "b"}', 'chosen of comparison 0'), ('a.jsonl', '{"user": 1, "chosen": 7, "rejected": "b"}', 'chosen of comparison 0 is 7')])
+def test_bad_files(tmp_path, name, content, says):
+    (tmp_path/name).write_text(content)
+    with pytest.raises((ValueError, TypeError, KeyError), match=says) as e: Comparisons.load(tmp_path/name)
+    assert '\n' not in str(e.value) and [o.name for o in tmp_path.iterdir()] == [name]
 
 def test_csv_weights_are_numbers(tmp_path):
     (tmp_path/'a.csv').write_text('user,prompt,chosen,rejected,weight\nann,NA,null,5,0.5\nben,,x,y,2\n')
