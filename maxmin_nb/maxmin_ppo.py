@@ -47,7 +47,7 @@ class MaxMinPPO(PPO):
     def prepare(self, prompts):
         "As `PPO.prepare`; then zero and unit of the rewards are measured on the reference's responses, unless utilities are raw."
         ref = super().prepare(prompts)
-        if self.utility != 'raw': self.rewards = self.rewards.relative_to(features(ref, self.policy.T), ref.row)
+        if self.utility != 'raw': self.rewards = self.rewards.relative_to(ref)
         return ref
 
     def weigh(self, utilities):
