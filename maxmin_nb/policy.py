@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
+from torch.nn import functional as F
 from .core import atomic, load_arrays, progress, require, save_arrays
 from .text import LanguageModel, quiet
 
@@ -89,7 +90,7 @@ class SplitModel(nn.Module):
         for p in (p for n, p in self.peft.named_parameters() if 'lora_' not in n): p.requires_grad_(False)
         self.base = self.peft.get_base_model()
         self.body, self.layers, self.norm = _parts(self.base)
-        self._merged = None
+        self._merged = self._merged_at = None
         self.device = next(self.base.parameters()).device
         self.eval()  # dropout stays off: log-probabilities must not be random
 
@@ -101,19 +102,25 @@ class SplitModel(nn.Module):
 from fastcore.basics import patch
 
 @patch
-def _run(self:SplitModel, layers, h, real, pos, cache=None):
-    "Hidden states (B, new, d) through `layers`. `real` (B, all) marks real tokens, `pos` (B, new) the positions of the new ones."
+def _context(self:SplitModel, h, real, pos, cache=None):
+    "What every layer of one pass is told: who may look at whom, and where the new tokens stand. `real` (B, all) marks real tokens, `pos` (B, new) the positions of the new ones."
     kw = dict(attention_mask=_attention_mask(real, h.shape[1]), cache=cache)
-    if hasattr(self.body, 'rotary_emb'): kw |= dict(position_embeddings=self.body.rotary_emb(h, position_ids=pos), position_ids=pos)
-    for layer in layers: h = layer(h, **kw)
+    return kw | dict(position_embeddings=self.body.rotary_emb(h, position_ids=pos), position_ids=pos) if hasattr(self.body, 'rotary_emb') else kw
+
+def _run(layers, h, context):
+    "Hidden states (B, new, d) through `layers`."
+    for layer in layers: h = layer(h, **context)
     return h
 
 @patch
+def _embed(self:SplitModel, ids, pos): return self.body.wte(ids) + self.body.wpe(pos) if hasattr(self.body, 'wpe') else self.body.embed_tokens(ids)
+
+@patch
+@torch.no_grad()
 def _lower(self:SplitModel, ids, real, pos, cache=None):
     "Token ids (B, new) to hidden states at the split, h_S (B, new, d). Never differentiated: nothing below the split is trained."
-    with torch.no_grad():
-        h = self.body.wte(ids) + self.body.wpe(pos) if hasattr(self.body, 'wpe') else self.body.embed_tokens(ids)
-        return self._run(self.layers[:self.split], h, real, pos, cache)
+    h = self._embed(ids, pos)
+    return _run(self.layers[:self.split], h, self._context(h, real, pos, cache))
 
 # %% ../nbs/09_policy.ipynb #9588f917
 @patch
@@ -121,24 +128,136 @@ def _lower(self:SplitModel, ids, real, pos, cache=None):
 def _read(self:SplitModel, hidden, real, layer):
     "h_S (B, all, d) to the reference's hidden states at `layer` ≥ S, which reward and value heads read."
     if layer == self.split: return hidden
-    with self.peft.disable_adapter(): return self._run(self.layers[self.split:layer], hidden, real, _positions(real))
+    with self.peft.disable_adapter(): return _run(self.layers[self.split:layer], hidden, self._context(hidden, real, _positions(real)))
+
+# %% ../nbs/09_policy.ipynb #46d4b8b9
+class _Chosen(torch.autograd.Function):
+    "Log-probabilities (N,) of chosen tokens from states h (N, d), and entropies or zeros. Logits exist for `block` tokens of the vocabulary at a time."
+    @staticmethod
+    def forward(ctx, h, W, token, temperature, entropy, block=1024):
+        x, need = h/temperature, ctx.needs_input_grad[0]
+        full = lambda v: x.new_full((len(x), 1), v, dtype=torch.promote_types(x.dtype, torch.float32))
+        top, mass, spread, zy, mean = full(-torch.inf), full(0.), full(0.), full(0.), torch.zeros_like(x, dtype=full(0.).dtype)
+        for at in range(0, len(W), block):
+            w = W[at:at+block]
+            z = F.linear(x, w).to(mass.dtype)
+            old, top = top, torch.maximum(top, z.amax(-1, keepdim=True))
+            here = (token >= at) & (token < at + len(w))
+            zy = torch.where(here[:, None], z.gather(-1, (token - at).clamp(0, len(w) - 1)[:, None]), zy)
+            e, shrink = (z - top).exp_(), (old - top).exp()
+            mass = mass*shrink + e.sum(-1, keepdim=True)                    # Σ exp(z - top)
+            if entropy: spread = spread*shrink + torch.linalg.vecdot(e, z)[:, None]   # Σ exp(z - top) z
+            if need: mean.mul_(shrink).add_(e.to(w.dtype)@w)                # Σ exp(z - top) W
+        lse = top + mass.log()
+        if need: ctx.save_for_backward(((W[token] - mean/mass)/temperature).to(h.dtype))
+        H = (lse - spread/mass if entropy else torch.zeros_like(lse))[:, 0]
+        ctx.mark_non_differentiable(H)
+        return (zy - lse)[:, 0], H
+    @staticmethod
+    def backward(ctx, g, _):
+        d = ctx.saved_tensors[0]
+        return (d*g[:, None]).to(d.dtype), None, None, None, None, None
+
+# %% ../nbs/09_policy.ipynb #9607b690
+def _n_shared(ids, pad):
+    "Tokens with which all rows of `ids` (B, P) begin, after `pad` (B,) tokens of padding; the last token of the shortest is not counted, since what follows it is predicted from it."
+    n = ids.shape[1] - int(pad.max()) - 1
+    if len(ids) == 1 or n < 1: return 0
+    begin = ids.gather(1, pad[:, None] + torch.arange(n, device=ids.device))
+    return int((begin == begin[:1]).all(0).long().cumprod(0).sum())
+
+def _behind(c, pad, real):
+    "`real` (B, n) where the first `c` columns stand for the shared beginning and its own place in each row, columns `pad` to `pad + c`, is closed."
+    col = torch.arange(real.shape[1], device=real.device)
+    return (col < c) | real & (col >= pad[:, None] + c)
+
+class _Shared:
+    "Keys and values of one row, then in front of those of every row."
+    def __init__(self): self.kv = {}
+    def update(self, k, v, layer, *_, **__):
+        if layer not in self.kv: self.kv[layer] = (k, v); return k, v
+        return tuple(torch.cat([t.expand(len(new), -1, -1, -1), new], 2) for t, new in zip(self.kv[layer], (k, v)))
+
+@patch
+def _once(self:SplitModel, layers, h, batch):
+    "States h (B, n, d) of a `Rollout`'s first n tokens through `layers`, without the columns before the end of the shared beginning."
+    real = batch.real[:, :h.shape[1]]
+    pos, pad = _positions(real), batch.pad
+    c = _n_shared(batch.ids[:, :batch.n_prompt], pad)
+    if not c: return _run(layers, h, self._context(h, real, pos))
+    cache, first = _Shared(), h[:1, pad[0]:pad[0]+c]
+    _run(layers, first, self._context(first, real.new_ones(1, c), torch.arange(c, device=h.device)[None], cache))
+    return _run(layers, h[:, c:], self._context(h[:, c:], _behind(c, pad, real), pos[:, c:], cache))
+
+# %% ../nbs/09_policy.ipynb #3544b47d
+class _LoRALinear(torch.autograd.Function):
+    "x (…, in) times the merged W' (out, in); gradients go to x, A (r, in) and B (out, r)."
+    @staticmethod
+    def forward(ctx, x, A, B, W, bias, scale):
+        ctx.save_for_backward(x, A, B, W)
+        ctx.scale = scale
+        return F.linear(x, W, bias)
+    @staticmethod
+    def backward(ctx, g):
+        x, A, B, W = ctx.saved_tensors
+        g2, x2 = g.flatten(0, -2), x.flatten(0, -2)
+        gB = (g2@B)*ctx.scale
+        return g@W if ctx.needs_input_grad[0] else None, gB.T@x2, g2.T@((x2@A.T)*ctx.scale), None, None, None
+
+def _merged_linear(plain, lora, x):
+    "A linear layer whose weight is merged from `lora`."
+    W = plain.weight if isinstance(plain, nn.Linear) else plain.weight.T
+    if not torch.is_grad_enabled(): return F.linear(x, W, plain.bias)
+    return _LoRALinear.apply(x, lora.lora_A['default'].weight, lora.lora_B['default'].weight, W, plain.bias, lora.scaling['default'])
+
+# %% ../nbs/09_policy.ipynb #d50442ea
+@patch
+def merge(self:SplitModel):
+    "The merged copy of the upper layers, refreshed where an adapter has changed since."
+    from functools import partial
+    from peft.tuners.lora import LoraLayer
+    lora = {n: m for n, m in self.layers[self.split:].named_modules() if isinstance(m, LoraLayer)}
+    if self._merged is None:
+        merged = _share(self.layers[self.split:])
+        for n, m in lora.items():
+            parent, _, leaf = n.rpartition('.')
+            plain = _share(m.base_layer)
+            plain.weight = nn.Parameter(torch.empty_like(plain.weight), requires_grad=False)
+            plain.forward = partial(_merged_linear, plain, m)
+            setattr(merged.get_submodule(parent), leaf, plain)
+        object.__setattr__(self, '_merged', merged)  # not a submodule: neither saved nor moved twice
+    pairs = {n: (m.lora_A['default'].weight, m.lora_B['default'].weight) for n, m in lora.items()}
+    state = [(id(t), t._version) for ab in pairs.values() for t in ab]
+    if state == self._merged_at: return self._merged
+    with torch.no_grad():
+        for n, m in lora.items():
+            (A, B), out, W = pairs[n], self._merged.get_submodule(n).weight, m.base_layer.weight
+            a, b = (B, A) if isinstance(m.base_layer, nn.Linear) else (A.T, B.T)
+            if W.dtype.itemsize < 4: out.copy_(torch.addmm(W.to(a.dtype), a, b, alpha=m.scaling['default']))
+            else: torch.addmm(W, a, b, alpha=m.scaling['default'], out=out)
+    self._merged_at = state
+    return self._merged
+
+@patch
+def _policy_layers(self:SplitModel):
+    "The upper layers as an update sees them: merged, where the precision allows it and the adapters are whole on this device."
+    upper = self.layers[self.split:]
+    return self.merge() if all(p.dtype.itemsize >= 4 and type(p) is nn.Parameter for p in upper.parameters()) else upper
 
 # %% ../nbs/09_policy.ipynb #81a1c65f
 @patch
-def _upper(self:SplitModel, batch, adapters=True, entropy=False):
-    """Log-probabilities (B, T) of the response tokens of a `Rollout`, zero outside the response; with `adapters=False` those of the reference.
+def _upper(self:SplitModel, batch, adapters=True, entropy=False, layer=None):
+    """Log-probabilities (B, T) of the response tokens of a `Rollout`, zero outside the response; with `adapters=False` those of the reference, from its states at `layer`.
     The second result is, with `entropy=True`, the entropy of every choice (not differentiated), else None."""
     from contextlib import nullcontext
-    with nullcontext() if adapters else self.peft.disable_adapter():
-        h = self._run(self.layers[self.split:], batch.hidden[:, :-1], batch.real[:, :-1], _positions(batch.real)[:, :-1])
+    if adapters: layers, h = self._policy_layers(), batch.hidden
+    else: layers, h = self.layers[layer:], batch.states
+    with nullcontext() if adapters else self.peft.disable_adapter(): h = self._once(layers, h[:, :-1], batch)
     m = batch.actions
-    h = self.norm(h[:, batch.n_prompt-1:][m])                         # (N, d): states that predict a response token
-    logits = self.base.lm_head(h).float()/self.temperature            # (N, V)
-    lse = logits.logsumexp(-1)
-    logp = logits.gather(-1, batch.response[m][:, None])[:, 0] - lse
+    h = self.norm(h[:, -m.shape[1]:][m])                              # (N, d): states that predict a response token
+    logp, H = _Chosen.apply(h, self.base.lm_head.weight, batch.response[m], self.temperature, entropy)
     spread = lambda x: torch.zeros(m.shape, dtype=x.dtype, device=x.device).masked_scatter(m, x)
-    with torch.no_grad(): H = spread(lse - ((logits - lse[:, None]).exp()*logits).sum(-1)) if entropy else None
-    return spread(logp), H
+    return spread(logp), spread(H) if entropy else None
 
 # %% ../nbs/09_policy.ipynb #9c07a902
 @dataclass
@@ -157,6 +276,9 @@ class Rollout:
 
     @property
     def response(self): return self.ids[:, self.n_prompt:]
+
+    @property
+    def pad(self): return (~self.real[:, :self.n_prompt]).sum(1)
 
     @property
     def actions(self):
@@ -179,7 +301,7 @@ class Rollout:
 
     def __getitem__(self, rows):
         "These rows (indices), with padding that none of them needs cut off."
-        left = int((~self.real[rows, :self.n_prompt]).sum(1).min())
+        left = int(self.pad[rows].min())
         T = max(int(self.actions[rows].sum(1).max()), 1)
         cols = slice(left, self.n_prompt + T)
         return Rollout(self.ids[rows, cols], self.real[rows, cols], self.n_prompt - left, *self._kept(rows, cols), self.ended[rows], self.row[rows],
@@ -230,38 +352,31 @@ def draw(
     logits, # (B, V), divided by the temperature
     u,      # (B,) uniform numbers
 ):
-    "One exact draw a row by inversion: (token (B,), its log-probability (B,))."
-    p = logits.float().softmax(-1)
-    c = p.cumsum(-1, dtype=torch.float64)
-    token = torch.searchsorted(c, u[:, None].to(c)*c[:, -1:], right=True)[:, 0].clamp(max=p.shape[1] - 1)
-    return token, p.gather(-1, token[:, None])[:, 0].log()
+    "One exact draw a row by inversion: (token (B,), its log-probability (B,)). First a block of the vocabulary, then the token in it, so that little is added up in float64."
+    if logits.dtype.itemsize < 4: logits = logits.float()
+    top, row, V, block = logits.amax(-1, keepdim=True), torch.arange(len(logits), device=logits.device), logits.shape[1], 1024
+    def find(c, x): return torch.searchsorted(c, torch.minimum(x, torch.nextafter(c[:, -1], c.new_zeros(())))[:, None], right=True)[:, 0]
+    mass = torch.stack([(z - top).exp_().sum(-1) for z in logits.split(block, 1)], 1).double()     # (B, blocks)
+    c = mass.cumsum(1)
+    x = u.to(c)*c[:, -1]
+    b = find(c, x)
+    col = b[:, None]*block + torch.arange(block, device=logits.device)
+    p = ((logits[row[:, None], col.clamp(max=V - 1)] - top).exp_()*(col < V)).double().cumsum(1)
+    token = b*block + find(p, (x - c[row, b] + mass[row, b]).clamp(min=0)/mass[row, b]*p[:, -1])
+    return token, logits[row, token] - top[:, 0] - c[:, -1].log().to(logits.dtype)
 
 # %% ../nbs/09_policy.ipynb #4c7e7e28
 @patch
-def merge(self:SplitModel):
-    "Refresh the merged copy of the upper layers that sampling uses."
-    from peft.tuners.lora import LoraLayer
-    upper = self.layers[self.split:]
-    lora = {n: m for n, m in upper.named_modules() if isinstance(m, LoraLayer)}
-    if self._merged is None:
-        merged = _share(upper)
-        for n, m in lora.items():
-            parent, _, leaf = n.rpartition('.')
-            plain = _share(m.base_layer)
-            plain.weight = nn.Parameter(torch.empty_like(plain.weight), requires_grad=False)
-            setattr(merged.get_submodule(parent), leaf, plain)
-        object.__setattr__(self, '_merged', merged)  # not a submodule: neither saved nor moved twice
-    with torch.no_grad():
-        for n, m in lora.items(): self._merged.get_submodule(n).weight.copy_(m.base_layer.weight + m.get_delta_weight('default'))
-
-@patch
+@torch.no_grad()
 def _next_token(self:SplitModel, ids, real, pos, cache, reference=False):
     "One pass of sampling through all layers: h_S (B, new, d) and logits (B, V) for the token after the last."
-    h = self._lower(ids, real, pos, cache)
-    with self.peft.disable_adapter() if reference else torch.no_grad(), torch.no_grad():
-        z = self._run(self.layers[self.split:] if reference else self._merged, h, real, pos, cache)
-        cache.length += ids.shape[1]
-        return h, self.base.lm_head(self.norm(z[:, -1])).float()/self.temperature
+    from contextlib import nullcontext
+    h = self._embed(ids, pos)
+    context = self._context(h, real, pos, cache)
+    h = _run(self.layers[:self.split], h, context)
+    with self.peft.disable_adapter() if reference else nullcontext(): z = _run(self.layers[self.split:] if reference else self.merge(), h, context)
+    cache.length += ids.shape[1]
+    return h, self.base.lm_head(self.norm(z[:, -1])/self.temperature)
 
 # %% ../nbs/09_policy.ipynb #68260815
 @patch
@@ -279,33 +394,37 @@ def generate(self:SplitModel,
     ids = torch.full((B, P + longest), eos, device=dev)
     real = torch.zeros(B, P + longest, dtype=torch.bool, device=dev)
     for i, p in enumerate(prompts): ids[i, P-len(p):P] = torch.tensor(p, device=dev); real[i, P-len(p):P] = True
-    cache = KVCache(P + longest)
-    if not reference: self.merge()
-    h, logits = self('next_token', ids[:, :P], real[:, :P], _positions(real[:, :P]), cache, reference)
+    pad = P - torch.tensor([len(p) for p in prompts], device=dev)
+    c = _n_shared(ids[:, :P], pad)
+    cache, col, seen = KVCache(P + longest), torch.arange(c, device=dev), _behind(c, pad, real)
+    if c:                                                              # what all prompts begin with, once
+        begin, _ = self('next_token', ids[:1, pad[0]:pad[0]+c], real.new_ones(1, c), col[None], cache, reference)
+        cache.select(torch.zeros(B, dtype=torch.long, device=dev))
+    h, logits = self('next_token', ids[:, c:P], seen[:, :P], _positions(real[:, :P])[:, c:], cache, reference)
+    hidden = h.new_zeros(B, P + longest, h.shape[-1])
+    hidden[:, c:P] = h*real[:, c:P, None]
+    if c: hidden[torch.arange(B, device=dev)[:, None], pad[:, None] + col] = begin
 
     rep = torch.arange(B, device=dev).repeat_interleave(n)
-    cache.select(rep)
-    ids, real, logits, u = ids[rep], real[rep], logits[rep], u.to(dev)
-    hidden = h.new_zeros(B*n, P + longest, h.shape[-1])
-    hidden[:, :P] = h[rep]*real[:, :P, None]
-    logp = torch.zeros(B*n, longest, device=dev)
+    if n > 1: cache.select(rep)
+    ids, real, seen, hidden, logits, pad, u = ids[rep], real[rep], seen[rep], hidden[rep], logits[rep], pad[rep], u.to(dev)
+    logp = torch.zeros(B*n, longest, device=dev, dtype=torch.promote_types(logits.dtype, torch.float32))
     ended = torch.zeros(B*n, dtype=torch.bool, device=dev)
     act = torch.arange(B*n, device=dev)                              # rows in the cache
     for t in range(longest):
         col = P + t
         token, lp = draw(logits, u[act, t])
         alive = ~ended[act]
-        real[act, col] = alive
+        real[act, col] = seen[act, col] = alive
         ids[act, col] = torch.where(alive, token, eos)
         logp[act, t] = torch.where(alive, lp, 0.)
         ended[act] |= token == eos
         keep = (~ended[act]).nonzero()[:, 0]
         if len(keep) == 0: break
         if len(keep) <= .75*len(act): act = act[keep]; cache.select(keep)
-        new, seen = ids[act, col:col+1], real[act, :col+1]
-        pos = _positions(seen)[:, -1:]
-        if t + 1 < longest: h, logits = self('next_token', new, seen, pos, cache, reference)
-        else: h = self('lower', new, seen, pos, cache)
+        new = (ids[act, col:col+1], seen[act, :col+1], col - pad[act, None], cache)
+        if t + 1 < longest: h, logits = self('next_token', *new, reference)
+        else: h = self('lower', *new)
         hidden[act, col] = torch.where(ended[act, None], 0., h[:, 0])
     return Rollout(ids, real, P, hidden, hidden, ended, rep, logp)
 
@@ -388,11 +507,11 @@ def logprobs(self:Policy,
     entropy: bool=False,   # the third result is the entropy of every choice, else None
 ):
     "(log-probabilities, entropies or None), each (B, T) and zero outside the response."
-    out = [torch.zeros(rollout.actions.shape, device=rollout.ids.device) for _ in range(2)]
+    out = [torch.zeros(rollout.actions.shape, device=rollout.ids.device, dtype=torch.promote_types(rollout.hidden.dtype, torch.float32)) for _ in range(2)]
     for rows in rollout.actions.sum(1).argsort().split(self.rows):
         part = rollout[rows]
-        for o, x in zip(out, self.net('upper', part, adapters=not reference, entropy=entropy)):
-            if x is not None: o[rows, :x.shape[1]] = x.float()
+        for o, x in zip(out, self.net('upper', part, adapters=not reference, entropy=entropy, layer=self.layer)):
+            if x is not None: o[rows, :x.shape[1]] = x.to(o.dtype)
     return out[0], out[1] if entropy else None
 
 # %% ../nbs/09_policy.ipynb #c41350de
