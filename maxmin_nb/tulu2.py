@@ -317,16 +317,20 @@ def ratio_figure(
 ):
     "A panel for each pair: estimates of both groups over the ratios. Returns the figure and its text."
     pairs = list(dict.fromkeys(table.sort_values('pair').pair))
+    table = table if ways is None else table[table[by].isin(ways)]
     ratios = sorted(table.ratio.unique())
-    fig, axs = new_figure(title, 'majority to minority', ncols=len(pairs), figsize=(3.6*len(pairs) + .8, 3.6), sharey=True)
+    fig, axs = new_figure(title, 'majority to minority', ncols=len(pairs), figsize=(3.6*len(pairs) + .8, 3.8), sharey=True)
     for ax, p in zip(np.atleast_1d(axs), pairs):
         for i, (w, u) in enumerate(product(ways or list(dict.fromkeys(table[by])), ('majority', 'minority'))):
             t = table[(table.pair == p) & (table[by] == w) & (table.group == u)].sort_values('ratio')
             _points(ax, [ratios.index(r) + .08*(i - 1.5) for r in t.ratio], t, i, f'{w}, {u}')
         ax.axhline(.5, color='#777', lw=.8, ls='-', marker='')
-        ax.set(title=f"{p}: {' / '.join(PAIRS[p])}", xticks=range(len(ratios)), xticklabels=[f'{r}:1' for r in ratios], ylim=(-.03, 1.03))
-    np.atleast_1d(axs)[0].set_ylabel(ylabel); np.atleast_1d(axs)[-1].legend()
-    return fig, f'{ylabel} for {len(pairs)} pairs of groups at the ratios {", ".join(f"{r}:1" for r in ratios)}, with 95 % intervals over prompts: ' + '; '.join(f'{r.pair} {r.ratio}:1 {r[by]} {r.group} {r["mean"]:.0%}' for _, r in table.iterrows() if ways is None or r[by] in ways)
+        ax.set(title=f"{p}: {' / '.join(PAIRS[p])}", xticks=range(len(ratios)), xticklabels=[f'{r}:1' for r in ratios], xlim=(-.5, len(ratios) - .5), ylim=(-.03, 1.03))
+    first, *others = np.atleast_1d(axs)
+    for ax in others: ax.set_ylabel('')
+    first.set_ylabel(ylabel)
+    fig.legend(*first.get_legend_handles_labels(), loc='outside lower center', ncols=4)
+    return fig, f'{ylabel} for {len(pairs)} pairs of groups at the ratios {", ".join(f"{r}:1" for r in ratios)}, with 95 % intervals over prompts: ' + '; '.join(f'{r.pair} {r.ratio}:1 {r[by]} {r.group} {r["mean"]:.0%}' for _, r in table.iterrows())
 
 # %% ../nbs/15_tulu2_experiment.ipynb #301cb46d
 def judge_calls(
@@ -434,7 +438,7 @@ def plan_memory(
     "Bytes of each part on the device, `host` for what the host keeps, `peak` for the device's peak; GB = 10⁹ bytes."
     b, up, n = DTYPES[dtype], shape.layers - c.split, prompt + c.max_new_tokens
     two = 1 + (c.split < round(.6*shape.layers))          # heads read above the split
-    B, m, out = min(c.batch, 64), c.minibatch*n, c.minibatch*c.max_new_tokens
+    B, m, out = 64, c.minibatch*n, c.minibatch*c.max_new_tokens
     own = dict(weights=shape.params*b, merged=up*shape.linear*b, adapters=4*up*c.lora_r*shape.ports*4)
     rollout = c.batch*n*shape.d*b*two
     sampling = dict(cache=2*B*n*shape.layers*shape.kv*b, logits=B*shape.vocab*(b + 8))
@@ -605,7 +609,7 @@ def beside_the_paper(
     p = PAPER
     return pd.DataFrame([
         (f"one reward: minority's accuracy, {hi:g}:1 less {lo:g}:1", f"{p['minority_10'] - p['minority_1']:+.0%} ({p['minority_1']:.1%} to {p['minority_10']:.0%})", wide_(fall['single']), _verdict(*fall['single'][1:], -1)),
-        (f"EM: the same", 'does not fall', wide_(fall['em']), 'opposite direction' if fall['em'][2] < 0 else 'same direction' if fall['em'][0] > fall['single'][0] else 'not decided'),
+        (f"EM: the same", 'no figure known to us', wide_(fall['em']), 'opposite direction' if fall['em'][2] < 0 else 'same direction' if fall['em'][0] > fall['single'][0] else 'not decided'),
         ('MaxMin: win rate of the worse-off group less one half', f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
         ('MaxMin less one reward: mean win rate', f"{p['mean_gain']:+.0%}", wide_(mean), _verdict(*mean[1:])),
         ("MaxMin less one reward: minority's win rate", f"{p['minority_gain']:+.0%}", wide_(minor), _verdict(*minor[1:]))],

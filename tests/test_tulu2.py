@@ -21,8 +21,12 @@ quiet = lambda *_: None
 @pytest.fixture(scope='module')
 def dry(tmp_path_factory):
     "Every stage, once."
+    from maxmin_nb import core, gpt2
     out, said = tmp_path_factory.mktemp('dry')/'run', []
-    return out, dry_run(out, said.append), said
+    with pytest.MonkeyPatch.context() as m:
+        for module in (core, gpt2): m.setattr(module, 'matmul_gflops', lambda: 100.)      # it is measured for every table, which takes a fifth of the time
+        tables = dry_run(out, said.append)
+    return out, tables, said
 
 
 def test_every_stage_ran(dry):
@@ -236,3 +240,12 @@ def test_configurations_are_there():
     assert '--part "$SLURM_ARRAY_TASK_ID/8"' in (ROOT/'configs/tulu2.slurm').read_text()
     pinned = [l.split('==')[0] for l in (ROOT/'configs/gpu-constraints.txt').read_text().splitlines() if '==' in l]
     assert {'torch', 'transformers', 'peft', 'accelerate', 'numpy'} <= set(pinned)
+
+def test_a_study_is_found_again(dry):
+    "Settings with (training, held-out) prompts survive their folder; studies of different pairs share the reference's samples."
+    from maxmin_nb.gpt2 import load_study
+    out, *_ = dry
+    folder = next(f for f in (out/'studies').iterdir() if f.name.startswith('P3A') and 'ratio-10' in f.name)
+    study = load_study(folder, lm=tiny_model(), shared=out/'studies/shared-smoke-seed0')
+    assert study.groups == ['P3A', 'P3B'] and study.heldout == list(study.settings.prompts[1]) and len(study.train_prompts) == study.scale.n_prompts
+    assert len(list((out/'studies').glob('shared-*'))) == 1
