@@ -328,7 +328,7 @@ class GoldRewards:
         out[torch.arange(len(out)), :, rollout.actions.sum(1) - 1] = self.score(rollout) + torch.as_tensor(self.zero/self.unit, dtype=torch.float32, device=out.device)
         return out
 
-    def relative_to(self, x, prompt):
+    def relative_to(self, x, prompt=None):
         "Itself: zero and unit are those of the reference already."
         return self
 

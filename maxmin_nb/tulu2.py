@@ -44,7 +44,7 @@ def tulu2_scale(
     "Sizes of this study at a scale."
     s = get_scale(name)
     own = dict(smoke=dict(n_annotators=6, steps=2),
-               laptop=dict(max_new_tokens=48, n_prompts=240, n_heldout=112, n_reference=4, n_annotators=42, ratio=6, steps=20),
+               laptop=dict(max_new_tokens=48, n_prompts=240, n_heldout=112, n_reference=4, n_annotators=42, ratio=6, steps=14),
                paper=dict(model=TULU2, max_new_tokens=256, n_prompts=10_000, n_heldout=50, n_reference=4, n_annotators=80, n_comparisons=75, steps=312, batch=32, minibatch=4, epochs=2, lr=1.4e-5))
     return replace(s, **own[s.name])
 
@@ -588,8 +588,10 @@ def _verdict(low, high, sign=1):
 
 def _prompt_means(texts, method, group):
     "Win rates by prompt, seeds and pairs averaged at the largest ratio of each pair: (P,)."
+    both = texts.groupby(['groups', 'ratio', 'seed']).filter(lambda t: {'single', 'maxmin'} <= set(t.method))
+    require(len(both), "no study has policies of both methods yet; give `maxmin tulu2` more time")
     g = dict(majority=0, minority=1)[group]
-    return np.mean([win_grid(t[t.ratio == t.ratio.max()], method).mean(0)[g] for _, t in texts.groupby('groups')], 0)
+    return np.mean([win_grid(t[t.ratio == t.ratio.max()], method).mean(0)[g] for _, t in both.groupby('groups')], 0)
 
 def beside_the_paper(
     tables, # with 'runs' and 'texts'

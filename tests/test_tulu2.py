@@ -64,6 +64,9 @@ def test_tables_from_the_answers(dry):
     b = beside_the_paper(tables)
     assert len(b) == 5 and b['verdict'].isin(['same direction', 'opposite direction', 'not decided']).all()
     assert list(worst_table(texts).columns) == ['pair', 'ratio', 'single', 'maxmin', 'mean', 'low', 'high'] and len(worst_table(texts)) == 3
+    with pytest.raises(ValueError, match='no study has policies of both methods'): beside_the_paper(tables | dict(texts=texts[texts.method != 'maxmin']))
+    half = texts[(texts.groups != 'P3A / P3B') | (texts.method != 'maxmin')]              # a queue that is not finished
+    assert len(beside_the_paper(tables | dict(texts=half))) == 5 and len(worst_table(half)) == 2 and len(win_table(half)) == len(w) - 2
     o = opposition(texts, .1)
     assert (o.exact <= o.bound + 1e-6).all() and (o.exact >= -1e-6).all() and o.correlation.between(-1.001, 1.001).all()
 
