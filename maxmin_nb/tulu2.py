@@ -44,7 +44,7 @@ def tulu2_scale(
     "Sizes of this study at a scale."
     s = get_scale(name)
     own = dict(smoke=dict(n_annotators=6, steps=2),
-               laptop=dict(max_new_tokens=48, n_prompts=240, n_heldout=112, n_reference=4, n_annotators=42, ratio=6, steps=14),
+               laptop=dict(max_new_tokens=48, n_prompts=240, n_heldout=112, n_reference=4, n_annotators=42, ratio=6, steps=12),
                paper=dict(model=TULU2, max_new_tokens=256, n_prompts=10_000, n_heldout=50, n_reference=4, n_annotators=80, n_comparisons=75, steps=312, batch=32, minibatch=4, epochs=2, lr=1.4e-5))
     return replace(s, **own[s.name])
 
@@ -482,13 +482,14 @@ def plan_text(
     kept = min(Tulu2Study.kept, c.n_prompts)*c.n_responses if queue[0].data or c.name == 'paper' else None
     m, s = plan_memory(shape, c, dtype, prompt, kept), plan_step(shape, c, flops, bandwidth, dtype, prompt=prompt)
     n, gb = len(trained(queue)), lambda v: f'{v/1e9:8.2f} GB' if v >= 1e8 else f'{v/1e6:8.2f} MB'
-    seconds = n*c.steps*sum(s.values())/max(gpus, 1)
+    first = len({q.seed for q in queue})*((kept or c.n_prompts*c.n_responses) + c.n_heldout*c.n_reference)/c.batch*s['sample']    # the reference's answers
+    seconds = (first + n*(c.steps*sum(s.values()) + c.n_heldout/c.batch*(s['sample'] + 2*s['reference'])))/max(gpus, 1)
     fits = '' if memory is None else f', {"enough" if m["peak"] < memory else "too much"} for {memory/1e9:.0f} GB' + ('' if m['peak'] < memory else ': take a smaller minibatch, a larger split or shorter responses')
     return '\n'.join([f'{c.model}, {shape.params/1e6:,.1f} million parameters, {dtype}, split {c.split}, {c.batch} responses of {c.max_new_tokens} tokens a step, minibatches of {c.minibatch}', '',
         *(f'{k:12s}{gb(m[k])}' for k in ('weights', 'merged', 'adapters', 'rollout', 'cache', 'logits', 'activations', 'loss')), f'{"peak":12s}{gb(m["peak"])} on {"each GPU" if gpus else "the processor"}, besides what Python and its libraries take{fits}',
         f'{"host":12s}{gb(m["host"])} of hidden states', '',
         'a step: ' + ', '.join(f'{k} {v:.2g} s' for k, v in s.items()) + f' at {flops/1e12:.3g}·10¹² operations/s',
-        f'{n} policies of {c.steps} steps in {len(queue)} studies: {duration(seconds)} on {gpus or "no"} GPU{"s" if gpus != 1 else ""} (each takes whole studies)',
+        f'{n} policies of {c.steps} steps in {len(queue)} studies: {duration(seconds)} ' + (f'on {gpus} GPU{"s" if gpus > 1 else ""} (each takes whole studies)' if gpus else 'on this computer'),
         f'judge: at most {judge_calls(queue)} calls (two orders, two groups, {c.n_heldout} prompts, {n} policies)'])
 
 # %% ../nbs/15_tulu2_experiment.ipynb #140f3aa5
