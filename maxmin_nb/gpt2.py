@@ -39,7 +39,7 @@ class Settings:
     hostile: int=0                        # further people who like what both groups dislike
     min_share: float=0.                   # groups smaller than this share are left out of the welfare
     rewards: str='learned'                # 'learned' by EM from choices, or 'gold': the judges' own scores
-    prompts: tuple=()                     # prompts of one's own, half of them held out; empty for those of the scale
+    prompts: tuple=()                     # prompts of one's own, half of them held out, or (training, held out); empty for those of the scale
     data: str=''                          # a table of texts whose beginnings are the prompts; empty for those of the scale
 
 # %% ../nbs/14_gpt2_experiment.ipynb #8138c986
@@ -82,23 +82,24 @@ JUDGES = dict(tone=lambda texts, length: tone(texts), brevity=lambda texts, leng
 def resolve(
     s: Settings, # what was asked for
     say=print,   # where the sentence goes
+    lm=None,     # a language model in the place of the scale's
 ):
     "(settings, language model, training prompts, held-out prompts, the classifier that judges tone at scale `paper`, else None). Falls back from scale `paper` to `laptop` where the hub cannot be reached."
     c = s.scale
-    if c.name == 'paper':
+    if c.name == 'paper' and lm is None:
         try:
             lm, judge = load_model(c.model), classifier_tone()
             return s, _to_gpu(lm, say), *_prompts(s, lm), lambda texts, length: judge(texts)
         except ConnectionError as e:
             s = replace(s, scale=replace(get_scale('laptop'), n_annotators=c.n_annotators, ratio=c.ratio))
             say(f"The hub cannot be reached ({e}); going on at scale laptop with the embedded model {s.scale.model}, film prompts and VADER, and its other sizes.")
-    lm = load_model(s.scale.model)
+    lm = lm or load_model(s.scale.model)
     return s, _to_gpu(lm, say), *_prompts(s, lm), None
 
 def _prompts(s, lm):
     "(training, held out): one's own, beginnings of one's own texts, or those of the scale."
     c = s.scale
-    if s.prompts: return split_prompts(s.prompts)
+    if s.prompts: return split_prompts(s.prompts) if isinstance(s.prompts[0], str) else tuple(map(list, s.prompts))
     if s.data: return text_prompts(s.data, c.n_prompts, c.n_heldout, lm, s.seed)
     return imdb_prompts(c.n_prompts, c.n_heldout, lm, s.seed) if c.name == 'paper' else film_prompts(c.n_prompts, c.n_heldout, s.seed)
 
@@ -150,20 +151,21 @@ class Study:
         say=print,          # where sentences about the progress go
         judges: dict|None=None, # two names → functions of (texts, lengths as shares of T) to scores, in the place of those of `wants`
         shared=None,        # folder for the reference's samples, which studies of equal seed and scale can share; None: `out`
+        lm=None,            # a language model in the place of the scale's
     ):
         check_settings(settings)
         self.out, self.shared, self.say, self.times, self.base, self.own, self.settings = Path(out), Path(shared or out), say, {}, None, None, settings
         require(not self.out.exists() or self.out.is_dir(), f"{out} is a file; the output must be a folder", NotADirectoryError)
         self.asked = json.loads(json.dumps(asdict(settings)))
         self._claim(self.out, 'run.json', 'settings', self.asked)
-        self.settings, self.lm, self.train_prompts, self.heldout, judge = resolve(settings, say)
+        self.settings, self.lm, self.train_prompts, self.heldout, judge = resolve(settings, say, lm)
         check_settings(replace(self.settings, scale=replace(self.scale, n_prompts=len(self.train_prompts))))
         for w in () if judges else self.settings.wants: require(w in JUDGES, f"there is no judge {w!r}; judges are {', '.join(JUDGES)}")
         self.judges = judges or {w: judge if w == 'tone' and judge else JUDGES[w] for w in self.settings.wants}
         require(len(self.judges) == 2, f"there are {len(self.judges)} judges; there must be two, of what the majority and of what the minority wants")
         used = dict(scale=self.scale.name, model=self.lm.name, judges=list(self.judges), prompts=fingerprint([self.train_prompts, self.heldout]))
         self._claim(self.out, 'run.json', 'used', used)
-        self._claim(self.shared, 'shared.json', 'made', used | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed))
+        self._claim(self.shared, 'shared.json', 'made', {k: v for k, v in used.items() if k != 'judges'} | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed))
         for folder, name, content in ((self.shared, 'shared.json', dict(made=self.made)), (self.out, 'run.json', dict(settings=self.asked, used=used))): write_json(folder/name, content)
         if (self.out/'times.json').is_file(): self.times = read_json(self.out/'times.json')
 
@@ -187,7 +189,7 @@ def _claim(self:Study, folder, name, key, value):
     setattr(self, key, value)
     if (folder/name).is_file():
         found = read_json(folder/name).get(key, {})
-        require(found == value, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
+        require(found | value == found, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
     elif folder.exists(): require(not any((folder/f).exists() for f in ('samples.json', 'results.json')), f"the folder {folder} holds results without a {name}; name another folder")
 
 def _difference(a, b):
@@ -617,7 +619,7 @@ def load_study(
     "A study as it was begun in `folder`. Raises FileNotFoundError if there is none."
     require((Path(folder)/'run.json').is_file(), f"the folder {folder} holds no run.json; name the folder of a finished run", FileNotFoundError)
     s = read_json(Path(folder)/'run.json')['settings']
-    return Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants']))), folder, lambda *_: None, **kw).prepare()
+    return Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(o if isinstance(o, str) else tuple(o) for o in s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants']))), folder, lambda *_: None, **kw).prepare()
 
 def merge(
     tables, # list of dictionaries of data frames, as `Study.rows` gives them
@@ -688,6 +690,7 @@ def run_queue(
     prefix,     # of the tables: PREFIX_runs.parquet and so on; what they hold is not run again
     say=print,  # where sentences about the progress go
     minutes: float=np.inf, # begin no further policy after so many minutes
+    make=Study, # what makes a study of `Settings`
 ) -> dict:
     "Train and judge what the tables lack; after each policy they are written anew. Returns the tables."
     out, t0, spent, trained = Path(out), time.perf_counter(), 0., 0
@@ -701,7 +704,7 @@ def run_queue(
         left = f', about {duration(spent/trained*sum(o != "resample" for _, o in todo[i:]))} left' if trained else ''
         say(f'[{i + 1}/{len(todo)}] {m}: {_describe(s)}{left}')
         if study is None or study.settings != s:
-            study = Study(s, out/_folder(s), lambda *_: None, shared=out/f'shared-{s.scale.name}-seed{s.seed}').prepare()
+            study = make(s, out/_folder(s), lambda *_: None, shared=out/f'shared-{s.scale.name}-seed{s.seed}').prepare()
         t = time.perf_counter()
         if m == 'regret': study.own = _own(tables.get('steps', ()), s)
         study._method(m)
