@@ -754,6 +754,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'maxmin_nb.text._tied_pairs': ('text.html#_tied_pairs', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._tiny_tokenizer': ('text.html#_tiny_tokenizer', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._truth_column': ('text.html#_truth_column', 'maxmin_nb/text.py'),
+                                'maxmin_nb.text._vader': ('text.html#_vader', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text.brevity': ('text.html#brevity', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text.classifier_tone': ('text.html#classifier_tone', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text.fetch_smollm2': ('text.html#fetch_smollm2', 'maxmin_nb/text.py'),

@@ -250,7 +250,8 @@ def _standard(self:Study, texts, n_words):
 def gold(self:Study, texts, n_words):
     "What both groups think of responses, (2, n): z_1, and z_1 cos α + z_2 sin α in its own standard deviations."
     a = np.deg2rad(self.settings.angle)
-    def scores(z): return np.stack([z[0], np.cos(a)*z[0] + np.sin(a)*z[1]])
+    c, s = np.cos(a).round(12), np.sin(a).round(12)      # at 90° the first is zero, not 6e-17, so that ties stay ties
+    def scores(z): return np.stack([z[0], c*z[0] + s*z[1]])
     unit = scores(self._standard(self.samples['texts'], self.samples['n_words'])).std(1, keepdims=True)
     return scores(self._standard(texts, n_words))/unit
 

@@ -10,6 +10,7 @@ __all__ = ['SMOLLM2', 'CHATML', 'PRAISE', 'BLAME', 'WORDS', 'ASPECTS', 'KINDS', 
 # %% ../nbs/08_text.ipynb #5f6285f2
 import csv, gzip, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile, warnings, zipfile
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -233,12 +234,16 @@ def imdb_prompts(
     return train, _beginnings(rng, data['test']['text'], n_heldout, lm, 'the test split of IMDb', train)
 
 # %% ../nbs/08_text.ipynb #4db4e8b4
+@cache
+def _vader():
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    return SentimentIntensityAnalyzer()           # reads its lexicon, once
+
 def tone(
     texts, # list of texts
 ) -> np.ndarray:
     "VADER's compound sentiment of each text, (n,), in [-1, 1]."
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    vader = SentimentIntensityAnalyzer()
+    vader = _vader()
     return np.array([vader.polarity_scores(t)['compound'] for t in texts])
 
 def brevity(
