@@ -10,10 +10,11 @@ __all__ = ['JUDGES', 'REFERENCE', 'KEY', 'Settings', 'check_settings', 'group_si
 # %% ../nbs/14_gpt2_experiment.ipynb #0ca3f6c1
 import json, os, time
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, matmul_gflops, provenance, read_json, require, save_arrays, write_json)
+from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, provenance, read_json, require, save_arrays, write_json)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
 from .mixture import match_groups
@@ -175,6 +176,11 @@ class Study:
     @property
     def groups(self): return list(self.judges)
 
+    sampled = None # training prompts that the reference answers; None for all
+
+    @cached_property
+    def machine(self): return provenance()          # measures a matrix product: once a study
+
     def policy(self):
         "A fresh policy: the reference, ready to be trained."
         c = self.scale
@@ -230,10 +236,10 @@ def pace(self:Study):
 # %% ../nbs/14_gpt2_experiment.ipynb #dd583c27
 @patch
 def _samples(self:Study, path):
-    policy = self.policy()
-    rollout = policy.sample(self.train_prompts, self.scale.n_responses, reference=True, desc='sampling')
+    policy, prompts = self.policy(), self.train_prompts[:self.sampled]
+    rollout = policy.sample(prompts, self.scale.n_responses, reference=True, desc='sampling')
     save_rollout(rollout, self.shared/'samples.safetensors')
-    write_json(path, dict(prompts=self.train_prompts, texts=policy.texts(rollout), n_words=rollout.n_words.tolist()))
+    write_json(path, dict(prompts=prompts, texts=policy.texts(rollout), n_words=rollout.n_words.tolist()))
 
 @patch
 def _standard(self:Study, texts, n_words):
@@ -448,7 +454,7 @@ def results(self:Study, responses) -> dict:
     return dict(study='gpt2', scale=self.scale.name, settings=self.asked, model=self.lm.name, seed=s.seed, groups=self.groups, heldout_prompts=len(self.heldout),
         policies=summarise(responses, gold, self.groups, s.seed), **self.found(), **extra,
         units='utilities are differences to the reference in standard deviations of the gold score under it; 95 % bootstrap intervals over held-out prompts',
-        seconds={k: round(v, 2) for k, v in self.times.items()}, date=time.strftime('%Y-%m-%d', time.gmtime()), **provenance())
+        seconds={k: round(v, 2) for k, v in self.times.items()}, date=time.strftime('%Y-%m-%d', time.gmtime()), **self.machine)
 
 # %% ../nbs/14_gpt2_experiment.ipynb #b4cff8b2
 def ci(
@@ -560,7 +566,7 @@ def _escape(t):
 def prepare(self:Study):
     "Samples, annotators and rewards: all that the methods of a study have in common."
     config = self.lm.model.config
-    self.expected = expected_seconds(self.scale, self.lm.model.num_parameters(), config.num_hidden_layers, matmul_gflops())
+    self.expected = expected_seconds(self.scale, self.lm.model.num_parameters(), config.num_hidden_layers, self.machine['gflops'])
     self.samples = self._stage('samples', self.shared/'samples.json', self._samples, read_json)
     self._stage('reference', self.shared/'reference.json', self._reference, lambda p: None)
     self._stage('annotators', self.out/'comparisons.parquet', self._annotators, lambda p: None)
@@ -588,7 +594,7 @@ def rows(self:Study, names) -> dict:
     import pandas as pd
     c, s, ref, em = self.scale, self.settings, self.reference(), self.found()
     base, runs, steps, texts = self.gold(ref.texts, ref.n_words), [], [], []
-    made = provenance()
+    made = self.machine
     for name in ('reference', *names):
         o = ref if name == 'reference' else Responses(**read_json(self.out/name/'heldout.json'))
         key = dict(groups=' / '.join(self.groups), seed=s.seed, ratio=float(c.ratio), annotators=c.n_annotators, angle=float(s.angle), n_groups=s.n_groups, hostile=s.hostile, min_share=float(s.min_share), rewards=s.rewards, method=name)

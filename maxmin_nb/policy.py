@@ -326,7 +326,8 @@ def save_rollout(
 ):
     "Write a rollout to a safetensors file, atomically."
     names = [f.name for f in fields(Rollout) if f.name not in ('n_prompt', 'logp') and not (f.name == 'states' and rollout.states is rollout.hidden)]
-    save_arrays(path, {n: getattr(rollout, n).cpu().numpy() for n in names}, dict(n_prompt=rollout.n_prompt))
+    wide = lambda t: t.float() if t.dtype.is_floating_point and t.dtype.itemsize < 4 else t      # NumPy has no bfloat16
+    save_arrays(path, {n: wide(getattr(rollout, n)).cpu().numpy() for n in names}, dict(n_prompt=rollout.n_prompt))
 
 def load_rollout(
     path, # a file that `save_rollout` wrote

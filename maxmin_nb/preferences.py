@@ -232,15 +232,15 @@ def to_frame(self:Comparisons):
 
 # %% ../nbs/00_preferences.ipynb #e2bd941b
 def _json_rows(text) -> list:
-    "The objects of JSON lines."
-    rows = [json.loads(o) for o in text.split('\n') if o.strip()]
+    "The objects of a JSON array, or of JSON lines."
+    rows = json.loads(text) if text.lstrip().startswith('[') else [json.loads(o) for o in text.split('\n') if o.strip()]
     require(all(isinstance(o, dict) for o in rows), "a row is not an object with named fields")
     return rows
 
-def _csv_rows(text) -> dict:
-    "The columns of a CSV with a header, all text."
+def _csv_rows(text, tabs=False) -> dict:
+    "The columns of a CSV with a header, all text. With `tabs` fields end at tabs and nothing is quoted."
     limit = csv.field_size_limit(2**31 - 1)
-    try: head, *rows = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True) if o]
+    try: head, *rows = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True, **(dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else {})) if o]
     finally: csv.field_size_limit(limit)
     require(len(set(head)) == len(head), lambda: f"two columns are called {next(k for k in head if head.count(k) > 1)!r}")
     for i, o in enumerate(rows): require(len(o) == len(head), f"row {i} has {len(o)} fields and the header {len(head)}")

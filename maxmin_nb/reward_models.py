@@ -135,7 +135,7 @@ def fit_heads(
 def _layers(self:SplitModel, ids, real, layers):
     "Token ids (B, all) to the reference's hidden states at each of `layers`, a list of (B, all, d)."
     pos, at, out = _positions(real), 0, {}
-    h = self.body.wte(ids) + self.body.wpe(pos) if hasattr(self.body, 'wpe') else self.body.embed_tokens(ids)
+    h = self._embed(ids, pos)
     with self.peft.disable_adapter():
         for l in sorted(set(layers)): h, at = self._between(at, l, h, real), l; out[l] = h
     return [out[l] for l in layers]

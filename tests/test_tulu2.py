@@ -21,10 +21,10 @@ quiet = lambda *_: None
 @pytest.fixture(scope='module')
 def dry(tmp_path_factory):
     "Every stage, once."
-    from maxmin_nb import core, gpt2
+    from maxmin_nb import core
     out, said = tmp_path_factory.mktemp('dry')/'run', []
     with pytest.MonkeyPatch.context() as m:
-        for module in (core, gpt2): m.setattr(module, 'matmul_gflops', lambda: 100.)      # it is measured for every table, which takes a fifth of the time
+        m.setattr(core, 'matmul_gflops', lambda: 100.)      # it is measured for every study, which takes a while
         tables = dry_run(out, said.append)
     return out, tables, said
 
