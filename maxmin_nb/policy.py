@@ -383,14 +383,22 @@ class Processes:
         "A list as long as that of every other process, filled up with None, where weights are sharded; else as it is."
         return parts + [None]*(self.most(len(parts)) - len(parts)) if self.sharded else parts
 
-    def first(self, x):
-        "What the first process says; all have come this far."
-        return x if self.n == 1 else self._all(x)[0]
+# %% ../nbs/09_policy.ipynb #ae588675
+@patch
+def first(self:Processes, x):
+    "What the first process says."
+    return x if self.n == 1 else self._all(x)[0]
 
-    def add_gradients(self, parameters):
-        "Each process's gradients become their sum; one that had no row has none to add."
-        if self.n == 1: return
-        for p in parameters: p.grad = self.total(torch.zeros_like(p) if p.grad is None else p.grad)
+@patch
+def wait(self:Processes):
+    "Until all have come this far."
+    self.first(None)
+
+@patch
+def add_gradients(self:Processes, parameters):
+    "Each process's gradients become their sum; one that had no row has none to add."
+    if self.n == 1: return
+    for p in parameters: p.grad = self.total(torch.zeros_like(p) if p.grad is None else p.grad)
 
 # %% ../nbs/09_policy.ipynb #1705a301
 @patch
@@ -592,38 +600,6 @@ def texts(self:Policy, rollout) -> list[str]:
     "The responses as text."
     return [self.lm.decode(i[m]) for i, m in zip(rollout.response, rollout.words)]
 
-# %% ../nbs/09_policy.ipynb #ca6576a3
-class _Keyed:
-    "A logits processor that draws by given uniform numbers (B, T) and leaves the drawn token only."
-    def __init__(self, u, start, temperature): self.u, self.start, self.temperature, self.logp = u, start, temperature, []
-    def __call__(self, ids, scores):
-        token, logp = draw(scores/self.temperature, self.u[:, ids.shape[1] - self.start])
-        self.logp.append(logp)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.)
-
-@patch
-def _generator(self:Policy, reference):
-    "A plain model, kept, since it is compiled once: the reference's, or the policy's, whose merged weights are refreshed in place."
-    if not reference: self.net.merge()
-    if reference not in self._plain: self._plain[reference] = _share(self.lm.model) if reference else self.merged()
-    return self._plain[reference]
-
-@patch
-@torch.no_grad()
-def _compiled(self:Policy, prompts, n, u, reference):
-    "As `SplitModel.generate`, by transformers' `generate`."
-    from transformers import GenerationConfig
-    P, T, eos, dev = max(map(len, prompts)), self.T, self.lm.eos, self.net.device
-    ids, real = _left_padded([p for p in prompts for _ in range(n)], T, eos, dev)
-    model, keyed = self._generator(reference), _Keyed(u.to(dev), P, self.net.temperature)
-    model.generation_config = GenerationConfig(max_new_tokens=T, do_sample=False, eos_token_id=eos, pad_token_id=eos, cache_implementation='static')
-    new = model.generate(ids[:, :P], attention_mask=real[:, :P].long(), logits_processor=[keyed])[:, P:]
-    ids[:, P:P+new.shape[1]] = new
-    end = ids[:, P:] == eos
-    real[:, P:] = end.cumsum(1) - end.long() == 0            # up to and with the first end token
-    logp = F.pad(torch.stack(keyed.logp, 1), (0, T - len(keyed.logp)))*real[:, P:]
-    return replace(self._from_ids(ids, real, P, end.any(1), logp=logp), row=torch.arange(len(prompts), device=dev).repeat_interleave(n))
-
 # %% ../nbs/09_policy.ipynb #4a84bb99
 @patch
 @torch.no_grad()
@@ -722,6 +698,7 @@ def merged(self:Policy):
     model.generation_config = self.generation_config()
     return model
 
+# %% ../nbs/09_policy.ipynb #e8a726e4
 @patch
 def unsharded(self:Policy) -> SplitModel:
     "The split model with whole weights: itself, or a copy where the weights are divided among processes."
@@ -752,3 +729,35 @@ def model_card(
     show = lambda v: ', '.join(f'{k} {show(x)}' for k, x in v.items()) if isinstance(v, dict) else ', '.join(map(show, v)) if isinstance(v, (list, tuple)) else f'{v:.4g}' if isinstance(v, float) else str(v)
     for k, v in about.items(): lines += ['', f"## {str(k).replace('_', ' ').capitalize()}", '', show(v)]
     return '\n'.join(lines) + '\n'
+
+# %% ../nbs/09_policy.ipynb #ca6576a3
+class _Keyed:
+    "A logits processor that draws by given uniform numbers (B, T) and leaves the drawn token only."
+    def __init__(self, u, start, temperature): self.u, self.start, self.temperature, self.logp = u, start, temperature, []
+    def __call__(self, ids, scores):
+        token, logp = draw(scores/self.temperature, self.u[:, ids.shape[1] - self.start])
+        self.logp.append(logp)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.)
+
+@patch
+def _generator(self:Policy, reference):
+    "A plain model, kept, since it is compiled once: the reference's, or the policy's, whose merged weights are refreshed in place."
+    if not reference: self.net.merge()
+    if reference not in self._plain: self._plain[reference] = _share(self.lm.model) if reference else self.merged()
+    return self._plain[reference]
+
+@patch
+@torch.no_grad()
+def _compiled(self:Policy, prompts, n, u, reference):
+    "As `SplitModel.generate`, by transformers' `generate`."
+    from transformers import GenerationConfig
+    P, T, eos, dev = max(map(len, prompts)), self.T, self.lm.eos, self.net.device
+    ids, real = _left_padded([p for p in prompts for _ in range(n)], T, eos, dev)
+    model, keyed = self._generator(reference), _Keyed(u.to(dev), P, self.net.temperature)
+    model.generation_config = GenerationConfig(max_new_tokens=T, do_sample=False, eos_token_id=eos, pad_token_id=eos, cache_implementation='static')
+    new = model.generate(ids[:, :P], attention_mask=real[:, :P].long(), logits_processor=[keyed])[:, P:]
+    ids[:, P:P+new.shape[1]] = new
+    end = ids[:, P:] == eos
+    real[:, P:] = end.cumsum(1) - end.long() == 0            # up to and with the first end token
+    logp = F.pad(torch.stack(keyed.logp, 1), (0, T - len(keyed.logp)))*real[:, P:]
+    return replace(self._from_ids(ids, real, P, end.any(1), logp=logp), row=torch.arange(len(prompts), device=dev).repeat_interleave(n))

@@ -346,6 +346,7 @@ def train(self:PPO,
         h = self.history[-1]
         if main: bar.set_postfix_str(f"utilities {' '.join(f'{u:+.2f}' for u in h['utility'])}, KL {h['kl']:.1f}")
     if track: track(None)
+    self.processes.wait()       # for the last checkpoint
     self.policy.card = self.card(prompts)
     return self.policy
 
