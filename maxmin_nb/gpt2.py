@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, provenance, read_json, require, save_arrays, write_json)
+from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, locked, provenance, read_json, read_table, require, save_arrays, sweep, write_json, write_table)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
 from .mixture import match_groups
@@ -153,8 +153,11 @@ class Study:
         judges: dict|None=None, # two names → functions of (texts, lengths as shares of T) to scores, in the place of those of `wants`
         shared=None,        # folder for the reference's samples, which studies of equal seed and scale can share; None: `out`
         lm=None,            # a language model in the place of the scale's
+        microbatch=None,    # responses a backward pass, for memory; None takes a minibatch at once
     ):
         check_settings(settings)
+        require(microbatch is None or microbatch > 0, f"microbatch is {microbatch}; it must be positive")
+        self.microbatch = microbatch
         self.out, self.shared, self.say, self.times, self.base, self.own, self.settings = Path(out), Path(shared or out), say, {}, None, None, settings
         require(not self.out.exists() or self.out.is_dir(), f"{out} is a file; the output must be a folder", NotADirectoryError)
         self.asked = json.loads(json.dumps(asdict(settings)))
@@ -367,7 +370,7 @@ def own_utilities(self:Study):
 def trainer(self:Study, name):
     "The trainer of method `name`, a key of `METHODS`."
     c, s, policy = self.scale, self.settings, self.policy()
-    common = dict(batch=c.batch, minibatch=c.minibatch, epochs=c.epochs, lr=c.lr, beta=c.beta, seed=s.seed, reference=load_rollout(self.shared/'samples.safetensors'))
+    common = dict(batch=c.batch, minibatch=c.minibatch, epochs=c.epochs, lr=c.lr, beta=c.beta, seed=s.seed, microbatch=self.microbatch, reference=load_rollout(self.shared/'samples.safetensors'))
     if name == 'single': return _watched(PPO(policy, load_heads(self.out/'pooled.safetensors'), **common), self)
     r = self.rewards(policy)
     if name in ('mean', 'majority', 'minority'):
@@ -575,7 +578,11 @@ def prepare(self:Study):
 
 @patch
 def run(self:Study) -> dict:
-    "Run what is not finished yet; return the results."
+    "Run what is not finished yet; return the results. Raises BlockingIOError where another process runs in the same folder."
+    with locked(self.out): sweep(self.out); return self._run()
+
+@patch
+def _run(self:Study):
     config = self.lm.model.config
     if not (self.out/'results.json').is_file():
         self.say(f'{self.lm.name}, {", ".join(self.settings.methods)}: about {expected_gigabytes(self.scale, self.lm.model.num_parameters(), config.hidden_size, config.vocab_size):.0f} GB of memory.')
@@ -671,12 +678,12 @@ def _read_tables(prefix):
     paths = {n: Path(f'{prefix}_{n}.parquet') for n in ('runs', 'steps', 'texts')}
     there = [p.is_file() for p in paths.values()]
     require(all(there) or not any(there), f"of the three tables {prefix}_*.parquet some are missing; restore or delete the others")
-    try: return {n: pd.read_parquet(p) for n, p in paths.items()} if all(there) else {}
-    except (OSError, ValueError) as e: raise ValueError(f"a table {prefix}_*.parquet is damaged ({str(e).splitlines()[0]}); restore it, or delete all three") from None
+    try: return {n: read_table(p) for n, p in paths.items()} if all(there) else {}
+    except ValueError as e: raise ValueError(f"{e}; the three tables {prefix}_*.parquet belong together, so restore it, or delete all three") from None
 
 def _write_tables(tables, prefix):
     for n in ('texts', 'steps', 'runs'):     # 'runs' says what is done, so it comes last
-        with atomic(f'{prefix}_{n}.parquet') as tmp: tables[n].to_parquet(tmp, index=False)
+        write_table(f'{prefix}_{n}.parquet', tables[n])
 
 def _own(steps, s):
     "F_u(π_u) from the table of steps, None where the policies are not there."
@@ -699,8 +706,11 @@ def run_queue(
     minutes: float=np.inf, # begin no further policy after so many minutes
     make=Study, # what makes a study of `Settings`
 ) -> dict:
-    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables."
-    out, t0, spent, trained = Path(out), time.perf_counter(), 0., 0
+    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables. Raises BlockingIOError where another process writes them."
+    with locked(Path(prefix).parent, f'.{Path(prefix).name}.lock', what=f'the queue of {prefix}_runs.parquet'): return _queue(studies, Path(out), prefix, say, minutes, make)
+
+def _queue(studies, out, prefix, say, minutes, make):
+    t0, spent, trained = time.perf_counter(), 0., 0
     tables = _read_tables(prefix)
     done = lambda: set(tables['runs'][KEY].apply(tuple, axis=1)) if tables else set()
     todo = [(s, m) for s in studies for m in s.methods if _key(s, m) not in done()]

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.optimize import brentq
 from scipy.special import expit
-from .core import atomic, require
+from .core import read_table, require, write_table
 
 # %% ../nbs/00_preferences.ipynb #1555afbc
 def sigmoid(
@@ -254,10 +254,10 @@ def _read(path):
     require(path.suffix in ('.parquet', '.csv', '.jsonl'), f"{path} ends in {path.suffix!r}; it must be a .parquet, .csv or .jsonl file")
     data = path.read_bytes()
     require(data.strip(), f"{path} is empty; it should hold one row for each comparison")
+    if path.suffix == '.parquet': return read_table(path)
     try:
-        if path.suffix == '.parquet': return pd.read_parquet(io.BytesIO(data))
         return pd.DataFrame((_csv_rows if path.suffix == '.csv' else _json_rows)(data.decode('utf-8-sig')))
-    except (ValueError, OSError, csv.Error) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
+    except (ValueError, RecursionError, csv.Error) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
 
 @patch(cls_method=True)
 def load(cls:Comparisons,
@@ -274,7 +274,7 @@ def save(self:Comparisons,
     "Write the table, whole or not at all."
     require(Path(path).suffix == '.parquet', f"{path} ends in {Path(path).suffix!r}; comparisons are saved as .parquet")
     require(len(kinds := {type(u) for u in self.users}) == 1 and kinds <= {int, str}, f"user ids are of type {', '.join(sorted(k.__name__ for k in kinds))}; to be saved they must be all int or all str", TypeError)
-    with atomic(path) as t: self.to_frame().to_parquet(t, index=False)
+    write_table(path, self.to_frame())
 
 # %% ../nbs/00_preferences.ipynb #0252fc82
 def annotate(
