@@ -192,6 +192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'maxmin_nb.gpt2.Study': ('gpt2_experiment.html#study', 'maxmin_nb/gpt2.py'),
                                 'maxmin_nb.gpt2.Study.__init__': ('gpt2_experiment.html#study.__init__', 'maxmin_nb/gpt2.py'),
                                 'maxmin_nb.gpt2.Study._annotators': ('gpt2_experiment.html#study._annotators', 'maxmin_nb/gpt2.py'),
+                                'maxmin_nb.gpt2.Study._beside': ('gpt2_experiment.html#study._beside', 'maxmin_nb/gpt2.py'),
                                 'maxmin_nb.gpt2.Study._claim': ('gpt2_experiment.html#study._claim', 'maxmin_nb/gpt2.py'),
                                 'maxmin_nb.gpt2.Study._figures': ('gpt2_experiment.html#study._figures', 'maxmin_nb/gpt2.py'),
                                 'maxmin_nb.gpt2.Study._method': ('gpt2_experiment.html#study._method', 'maxmin_nb/gpt2.py'),

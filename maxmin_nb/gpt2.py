@@ -197,7 +197,8 @@ def _claim(self:Study, folder, name, key, value):
     "Refuse a folder whose file `name` says something else than `value`; note `value` down."
     setattr(self, key, value)
     if (folder/name).is_file():
-        found = read_json(folder/name).get(key, {})
+        try: found = read_json(folder/name).get(key, {})
+        except ValueError as e: raise ValueError(f"{str(e).partition('; ')[0]}; it says which run the folder {folder} holds, so restore it, or name another folder with --out") from None
         require(found | value == found, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
     elif folder.exists(): require(not any((folder/f).exists() for f in ('samples.json', 'results.json')), f"the folder {folder} holds results without a {name}; name another folder")
 
@@ -215,8 +216,8 @@ def stages(self:Study):
 
 @patch
 def _stage(self:Study, name, path, make, load):
-    "What `load` reads from the file `path`, made first by `make` if it is not there."
-    if not path.is_file():
+    "What `load` reads from the file `path`, made first by `make` if it, or a file that belongs to it, is not there."
+    if not all(p.is_file() for p in (path, *self._beside(path))):
         todo = self.stages()
         self.say(f'[{todo.index(name) + 1}/{len(todo)}] {name} … about {duration(sum(map(self.expect, todo[todo.index(name):]))*self.pace())} left')
         t = time.perf_counter()
@@ -224,6 +225,13 @@ def _stage(self:Study, name, path, make, load):
         self.times[name] = self.times.get(name, 0) + time.perf_counter() - t
         write_json(self.out/'times.json', self.times)
     return load(path)
+
+@patch
+def _beside(self:Study, path):
+    "Further files of the stage that ends with `path`."
+    also = {'samples.json': ['samples.safetensors'], 'reference.json': ['reference.safetensors'], 'mixture.safetensors': ['pooled.safetensors'],
+            'comparisons.parquet': ['truth.json', 'choices.safetensors'][:1 if self.settings.data else 2], 'heldout.json': ['done.json'] if path.parent.name != 'resample' else []}
+    return [path.parent/f for f in also.get(path.name, [])]
 
 @patch
 def expect(self:Study, name):
