@@ -166,7 +166,7 @@ def save_arrays(
     from safetensors.numpy import save_file
     arrays, meta = {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta or {}, default=_plain)
     try:
-        with atomic(path) as t: save_file(arrays, t, metadata=dict(meta=meta, sha256=_digest(arrays, meta)))
+        with atomic(path) as t: save_file(arrays, t, metadata=dict(meta=f'{meta} {_digest(arrays, meta)}'))     # one entry: several come in any order
     except SafetensorError as e: raise OSError(errno.ENOSPC if 'os error 28' in str(e) else errno.EFBIG if 'os error 27' in str(e) else errno.EIO, str(e), str(path)) from None
 
 def load_arrays(
@@ -176,10 +176,10 @@ def load_arrays(
     from safetensors import safe_open
     require(Path(path).is_file(), f"there is no file {path}; it should be a .safetensors file", FileNotFoundError)
     try:
-        with safe_open(str(path), 'np') as f: arrays, said = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-        meta = said.get('meta', '{}')
-        require('sha256' not in said or said['sha256'] == _digest(arrays, meta), 'it does not agree with its checksum')
-        return arrays, json.loads(meta)
+        with safe_open(str(path), 'np') as f: arrays, said = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get('meta', '{}')
+        summed = re.fullmatch('(.*) ([0-9a-f]{64})', said, re.S)
+        require(not summed or summed[2] == _digest(arrays, summed[1]), 'it does not agree with its checksum')
+        return arrays, json.loads(summed[1] if summed else said)
     except OSError: raise
     except Exception as e: raise ValueError(f"{path} is damaged ({e}); {_AGAIN}") from None     # a broken header fails in many ways
 

@@ -4,23 +4,21 @@
 
 prints how many cases ended in a right result, how many in a clear refusal after which the same command went on to the right result, and how many lost or spoiled data, which must be none.
 Each case is a process forked from one that has only imported."""
-import errno, functools, json, multiprocessing, os, random, re, shutil, signal, subprocess, threading, time
+import errno, functools, itertools, os, random, shutil, signal, subprocess, tempfile, threading, time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np, pytest
 import fault_child
-from maxmin_nb.core import load_arrays, locked, read_json, read_table, save_arrays, write_table
+from forks import process as begin
+from maxmin_nb.core import load_arrays, locked, read_json, read_table
 
-forkserver = multiprocessing.get_context('forkserver')
-forkserver.set_forkserver_preload(['fault_child'])
-LINUX = pytest.mark.skipif(os.name == 'nt', reason='signals, limits and locks of POSIX')
-pytestmark = LINUX
-ENDED = Counter()
+ENDED, NUMBER = Counter(), itertools.count()
 
 @pytest.fixture(scope='module', autouse=True)
 def tally(request):
     yield
+    shutil.rmtree(LOGS, ignore_errors=True)
     with request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled():
         print(f"\n{sum(ENDED.values())} faults: {ENDED['right']} ended in the right result, {ENDED['refused']} in a clear refusal and then in the right result, {ENDED['lost']} lost or spoiled data")
 
@@ -41,25 +39,21 @@ def counted(test):
 
 # --- processes
 
-def begin(target, *args):
-    p = forkserver.Process(target=target, args=args)
-    p.start()
-    return p
-
 def finish(p, log):
     "(exit code, what it said)."
     p.join(120)
     if p.is_alive(): os.kill(p.pid, signal.SIGKILL); p.join()
     return p.exitcode, Path(log).read_text(encoding='utf-8') if Path(log).exists() else ''
 
+LOGS = Path(tempfile.mkdtemp(prefix='faults-'))     # not on a disk that is full or read-only
+
 def do(target, folder, *args):
-    log = f'{folder}.log'
-    return finish(begin(target, folder, log, *map(str_or, args)), log)
-def str_or(a): return str(a) if isinstance(a, Path) else a
+    log = f'{LOGS}/{next(NUMBER)}'
+    return finish(begin(target, folder, log, *args), log)
 
 def args(folder, *more): return ['gpt2', '--scale', 'smoke', '--methods', 'maxmin', '--steps', '2', '--out', str(folder), *more]
 def run(folder, *faults, more=()):
-    log = f'{folder}.log'
+    log = f'{LOGS}/{next(NUMBER)}'
     return finish(begin(fault_child.command, args(folder, *more), log, *faults), log)
 
 def refusal(code, said):
@@ -151,7 +145,7 @@ def test_disk_full(whole, tmp_path, size):
     finally: subprocess.run(['umount', str(disk)], check=True)
     return 'refused'
 
-@pytest.mark.parametrize('most', cases([100, 1500, 4000, 20_000, 150_000, 200_000]))
+@pytest.mark.parametrize('most', cases([500, 1500, 4000, 20_000, 150_000, 200_000]))
 @counted
 def test_largest_file_is_too_small(whole, tmp_path, most):
     assert 'no space left' in refusal(*run(tmp_path/'r', ('file-size', most)))
@@ -227,6 +221,25 @@ def test_file_system_without_locks(whole, tmp_path, code):
     assert ended == 0, said
     assert result(tmp_path/'r') == whole[1]
     return 'right'
+
+@pytest.mark.parametrize('who', ['training', 'judge', 'collect'])
+@counted
+def test_whoever_else_writes_is_refused(tmp_path, capsys, who):
+    from fit_once import heads
+    from maxmin_nb.cli import main
+    from maxmin_nb.maxmin_ppo import MaxMinPPO
+    from maxmin_nb.policy import Policy
+    from maxmin_nb.text import tiny_model
+    from maxmin_nb.tulu2 import judge_tables
+    name = dict(training='.lock', judge='.j.parquet.lock', collect='.t.lock')[who]
+    with locked(tmp_path, name):
+        if who == 'collect': assert main(['collect', '/no/such/run', '--to', f'{tmp_path}/t']) == 2 and 'by another process' in capsys.readouterr().err
+        else:
+            with pytest.raises(BlockingIOError, match='by another process'):
+                if who == 'judge': judge_tables(None, None, tmp_path/'j.parquet')
+                else: MaxMinPPO(Policy(tiny_model(), 2, 4, 1., 8), heads(), batch=8).train(['a film'], 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+    return 'refused'
 
 @pytest.fixture(scope='module')
 def tables(tmp_path_factory):
