@@ -150,6 +150,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                   'maxmin_nb/general_utility.py'),
                                            'maxmin_nb.general_utility._rewards': ( 'general_utility.html#_rewards',
                                                                                    'maxmin_nb/general_utility.py'),
+                                           'maxmin_nb.general_utility._size': ( 'general_utility.html#_size',
+                                                                                'maxmin_nb/general_utility.py'),
                                            'maxmin_nb.general_utility.action_values': ( 'general_utility.html#action_values',
                                                                                         'maxmin_nb/general_utility.py'),
                                            'maxmin_nb.general_utility.best_policy': ( 'general_utility.html#best_policy',
