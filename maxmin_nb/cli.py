@@ -120,7 +120,8 @@ def _settings(a):
     require(a.prompts is None or not a.data, "--prompts and --data both name prompts; give one of them")
     if a.prompts is not None:
         require(Path(a.prompts).is_file(), f"there is no file {a.prompts}; --prompts names a text file with one prompt a line", FileNotFoundError)
-        prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
+        try: prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
+        except UnicodeDecodeError as e: raise ValueError(f"{a.prompts} is not text in UTF-8 ({e.reason} at byte {e.start}); --prompts names a text file with one prompt a line") from None
         split_prompts(prompts)
     methods = tuple(m.strip() for m in a.methods.split(',') if m.strip())
     return Settings(scale, a.seed, a.groups, methods, angle=a.angle, hostile=a.hostile, min_share=a.min_share, rewards=a.rewards, prompts=prompts, data=a.data)
@@ -208,6 +209,7 @@ def _sentence(e, a):
     if code in (errno.EACCES, errno.EROFS, errno.EPERM): return f'{e.filename or out} cannot be written or read ({os.strerror(code)}); name another place, with --out'
     if isinstance(e, OSError) and code is not None: return f'{e.filename or out}: {e.strerror or e}'
     if _required(e): return str(e.args[0])
+    if isinstance(e, UnicodeError): return f'{e.object!r:.80} cannot be a name or a text here ({e.reason} at place {e.start})'
     if isinstance(e, (OSError, ValueError, ArithmeticError)) and str(e): return str(e)
     return f'{type(e).__name__}: {e}; this should not have happened: MAXMIN_DEBUG=1 in the environment shows where it did'
 
@@ -219,7 +221,9 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')    # a terminal that cannot show a letter
     a = _parser().parse_args(argv)
-    try: dict(gpt2=_gpt2, tulu2=_tulu2, export=_export, collect=_collect)[a.command](a)
+    try:
+        for k, v in vars(a).items(): require(k == 'runs' or not isinstance(v, list), f"--{k} has no value")     # argparse takes --x=-- for a list
+        dict(gpt2=_gpt2, tulu2=_tulu2, export=_export, collect=_collect)[a.command](a)
     except KeyboardInterrupt:
         _complain('interrupted' + ('; the same command goes on from the last finished step.' if a.command in ('gpt2', 'tulu2') else '.'))
         return 130

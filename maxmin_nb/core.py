@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SCALES', 'METHODS', 'require', 'Scale', 'get_scale', 'atomic', 'fingerprint', 'file_sha256', 'write_json',
            'read_json', 'save_arrays', 'load_arrays', 'write_table', 'read_table', 'locked', 'sweep', 'cache_dir',
-           'visible', 'out_of_memory', 'progress', 'duration', 'matmul_gflops', 'provenance']
+           'visible', 'escaped', 'require_text', 'out_of_memory', 'progress', 'duration', 'matmul_gflops', 'provenance']
 
 # %% ../nbs/tools/core.ipynb #90466874
-import errno, hashlib, io, json, os, platform, re, sys, tempfile, time
+import errno, hashlib, html, io, json, os, platform, re, sys, tempfile, time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -264,6 +264,22 @@ def visible(
     "`str(text)` with what a terminal or a browser would obey, and lone surrogates, as escapes such as \\x1b. Tabs and line ends stay."
     return _OBEYED.sub(lambda m: ascii(m[0])[1:-1], str(text))
 
+def escaped(
+    text, # anything
+) -> str:
+    "`visible(text)` as HTML that is text and nothing else."
+    return html.escape(visible(text))
+
+def require_text(
+    text,      # what must be text
+    name: str, # what to call it in an error
+):
+    "Raise TypeError unless `text` is a string, ValueError if it holds half a character (a lone surrogate), which no file and no tokenizer takes."
+    require(isinstance(text, str), lambda: f"{name} is {repr(text)[:60]}; it must be text", TypeError)
+    at = _HALF.search(text)
+    require(at is None, lambda: f"{name} holds half a character, {ascii(at[0])[1:-1]} at place {at.start()}; it must be whole text: replace it, or read the file with its right encoding")
+
+_HALF = re.compile(r'[\ud800-\udfff]')
 _OBEYED = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 # %% ../nbs/tools/core.ipynb #80ead661

@@ -181,6 +181,7 @@ class Optimum:
 # %% ../nbs/07_general_utility.ipynb #d097a86f
 def _rewards(mdp, r):
     "`r` as finite floats (U, S, A)."
+    require(isinstance(mdp, MDP), f"mdp is a {type(mdp).__name__}; it must be an `MDP`", TypeError)
     r = np.asarray(r, float)
     require(r.ndim == 3 and r.shape[1:] == mdp.shape and len(r), f"r has shape {r.shape}; it must be (groups, {mdp.shape[0]}, {mdp.shape[1]})")
     require(np.isfinite(r).all(), "r holds NaN or infinite values; all rewards must be finite")

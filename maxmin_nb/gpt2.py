@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, locked, provenance, read_json, read_table, require, save_arrays, sweep, write_json, write_table)
+from .core import (METHODS, Scale, atomic, duration, escaped, file_sha256, fingerprint, get_scale, load_arrays, locked, provenance, read_json, read_table, require, save_arrays, sweep, write_json, write_table)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
 from .mixture import match_groups
@@ -172,6 +172,7 @@ class Study:
         self._claim(self.shared, 'shared.json', 'made', {k: v for k, v in used.items() if k != 'judges'} | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed))
         for folder, name, content in ((self.shared, 'shared.json', dict(made=self.made)), (self.out, 'run.json', dict(settings=self.asked, used=used))): write_json(folder/name, content)
         if (self.out/'times.json').is_file(): self.times = read_json(self.out/'times.json')
+        require(isinstance(self.times, dict) and all(isinstance(v, (int, float)) for v in self.times.values()), f"{self.out/'times.json'} does not hold seconds; delete it")
 
     @property
     def scale(self): return self.settings.scale
@@ -197,7 +198,9 @@ def _claim(self:Study, folder, name, key, value):
     "Refuse a folder whose file `name` says something else than `value`; note `value` down."
     setattr(self, key, value)
     if (folder/name).is_file():
-        try: found = read_json(folder/name).get(key, {})
+        try:
+            found = read_json(folder/name)
+            require(isinstance(found, dict) and isinstance(found := found.get(key, {}), dict), f"{folder/name} is not what a run writes")
         except ValueError as e: raise ValueError(f"{str(e).partition('; ')[0]}; it says which run the folder {folder} holds, so restore it, or name another folder with --out") from None
         require(found | value == found, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
     elif folder.exists(): require(not any((folder/f).exists() for f in ('samples.json', 'results.json')), f"the folder {folder} holds results without a {name}; name another folder")
@@ -569,8 +572,7 @@ def _report(self:Study, path):
     write_json(path, r)
 
 def _escape(t):
-    import html
-    return html.escape(t)
+    return escaped(t)
 
 # %% ../nbs/14_gpt2_experiment.ipynb #baff82e7
 @patch
@@ -640,8 +642,14 @@ def load_study(
 ) -> Study:
     "A study as it was begun in `folder`. Raises FileNotFoundError if there is none."
     require((Path(folder)/'run.json').is_file(), f"the folder {folder} holds no run.json; name the folder of a finished run", FileNotFoundError)
-    s = read_json(Path(folder)/'run.json')['settings']
-    return Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(o if isinstance(o, str) else tuple(o) for o in s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants']))), folder, lambda *_: None, **kw).prepare()
+    s = read_json(Path(folder)/'run.json')
+    try: settings = _settings_of(s['settings'])
+    except (LookupError, TypeError, AttributeError): raise ValueError(f"{folder}/run.json does not hold the settings of a run by this version; name the folder of another run") from None
+    return Study(settings, folder, lambda *_: None, **kw).prepare()
+
+def _settings_of(s):
+    "`Settings` from what `run.json` says."
+    return Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(o if isinstance(o, str) else tuple(o) for o in s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants'])))
 
 def merge(
     tables, # list of dictionaries of data frames, as `Study.rows` gives them

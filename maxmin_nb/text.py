@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 import numpy as np
-from .core import cache_dir, file_sha256, fingerprint, locked, read_json, read_table, require, write_json
+from .core import cache_dir, file_sha256, fingerprint, locked, read_json, read_table, require, require_text, write_json
 from .preferences import Comparisons, _csv_rows, _json_rows
 
 # %% ../nbs/08_text.ipynb #c74e7fdf
@@ -118,12 +118,14 @@ class LanguageModel:
     def encode(self, prompt: str) -> list[int]:
         "Token ids of a prompt: as a user's turn where the tokenizer has a chat template, else as plain text."
         require(isinstance(prompt, str) and prompt.strip(), f"a prompt is {prompt!r}; it must be text with at least one word")
+        require_text(prompt, 'a prompt')
         if not self.tokenizer.chat_template: return self.tokenizer(prompt)['input_ids']
         text = self.tokenizer.apply_chat_template([dict(role='user', content=prompt)], add_generation_prompt=True, tokenize=False)
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
     def encode_response(self, text: str) -> list[int]:
         "Token ids of a response, without the end token. Where there is no chat template it continues the prompt, after a space."
+        require_text(text, 'a response')
         if not self.tokenizer.chat_template and text[:1].isalnum(): text = ' ' + text
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
@@ -418,7 +420,7 @@ def _short(x) -> str:
 def _text_column(df, name, role) -> list:
     "A column of texts."
     x = df[name].tolist()
-    for i, t in enumerate(x): require(isinstance(t, str), lambda: f"{role} of row {i} is {_short(t)}; it must be text", TypeError)
+    for i, t in enumerate(x): require_text(t, f'{role} of row {i}')
     return x
 
 def _id_column(df, name, role) -> list:
@@ -490,7 +492,7 @@ def _rename(df, names, what):
     "Columns under our names; the missing ones are named."
     lost = [k for k in names if k not in df]
     require(not lost, lambda: f"{what} needs a column {', '.join(map(repr, lost))}; the columns are {', '.join(map(repr, df.columns))}", KeyError)
-    return df.rename(columns=names)
+    return df.drop(columns=[v for v in names.values() if v in df and v not in names]).rename(columns=names)
 
 def _from_soups(df, flags):
     "user_input, completion_a, completion_b -> prompt without the preference sentence, chosen, rejected."

@@ -476,6 +476,8 @@ def plan_text(
     "Memory, time and judge calls of a queue, in words. Nothing is loaded."
     c = queue[0].scale
     require(c.model in SHAPES, f"the shape of {c.model!r} is not known here; it must be one of {', '.join(SHAPES)}")
+    require(dtype in DTYPES, f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    require(gpus >= 0 and 0 < flops < np.inf and 0 < bandwidth < np.inf and (memory is None or memory > 0), f"gpus is {gpus}, flops {flops:g}, bandwidth {bandwidth:g} and memory {memory}; all must be positive (gpus may be 0)")
     shape, prompt = SHAPES[c.model], prompt or (128 if c.name == 'paper' else 28)
     kept = min(Tulu2Study.kept, c.n_prompts)*c.n_responses if queue[0].data or c.name == 'paper' else None
     m, s = plan_memory(shape, c, dtype, prompt, kept), plan_step(shape, c, flops, bandwidth, dtype, prompt=prompt)
