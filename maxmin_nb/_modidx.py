@@ -741,6 +741,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'maxmin_nb.text.LanguageModel.eos': ('text.html#languagemodel.eos', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._beginnings': ('text.html#_beginnings', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._check_hashes': ('text.html#_check_hashes', 'maxmin_nb/text.py'),
+                                'maxmin_nb.text._check_snapshot': ('text.html#_check_snapshot', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._convert': ('text.html#_convert', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._deal': ('text.html#_deal', 'maxmin_nb/text.py'),
                                 'maxmin_nb.text._dialogue': ('text.html#_dialogue', 'maxmin_nb/text.py'),

@@ -200,8 +200,18 @@ def load_model(
     return _from_hub(name, revision)
 
 # %% ../nbs/08_text.ipynb #977e2d02
+def _check_snapshot(name, revision=None):
+    "Compare the weights in the hub's cache with their SHA-256, by which the cache calls their files."
+    from transformers.utils.hub import cached_file
+    for f in Path(cached_file(name, 'config.json', revision=revision)).parent.glob('*.safetensors'):
+        blob = f.resolve()
+        require(not re.fullmatch('[0-9a-f]{64}', blob.name) or file_sha256(blob) == blob.name, f"{blob}, the weights of {name}, is damaged: it does not agree with its checksum; delete it to have it fetched again")
+
 def _from_hub(name, revision):
-    try: return _from_folder(name, name, revision=revision)
+    try:
+        lm = _from_folder(name, name, revision=revision)
+        _check_snapshot(name, revision)
+        return lm
     except OSError as e:
         why = str(e).strip().splitlines()[0]
         if 'safetensors' in why: raise ValueError(f"{name} offers no safetensors weights on the hub; other weights are pickles, which are not loaded: convert them once with save_pretrained and pass the folder") from None
@@ -280,6 +290,7 @@ def classifier_tone(
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False).eval()
             tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if not Path(name).is_dir(): _check_snapshot(name)
     except OSError as e: raise ConnectionError(f"the classifier {name!r} could not be had with safetensors weights from the hub ({str(e).strip().splitlines()[0]})") from None
     @torch.no_grad()
     def score(texts):
