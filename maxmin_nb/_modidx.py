@@ -695,6 +695,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                          'maxmin_nb.reward_models._prompt_folds': ( 'reward_models.html#_prompt_folds',
                                                                                     'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models._reader': ('reward_models.html#_reader', 'maxmin_nb/reward_models.py'),
+                                         'maxmin_nb.reward_models._rounds': ('reward_models.html#_rounds', 'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models._said': ('reward_models.html#_said', 'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models._sha': ('reward_models.html#_sha', 'maxmin_nb/reward_models.py'),
                                          'maxmin_nb.reward_models._share_basis': ( 'reward_models.html#_share_basis',

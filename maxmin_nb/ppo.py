@@ -329,7 +329,7 @@ def train(self:PPO,
     live: bool=False,    # draw reward, KL and weights after every step, in a notebook
     log_with=None,       # a tracker that accelerate supports, such as 'tensorboard' or 'wandb', or an object of `accelerate.tracking.GeneralTracker`
 ) -> Policy:
-    "Train for `steps` steps and return the policy. Raises ValueError for an empty list of prompts or a folder with another run."
+    "Train for `steps` steps and return the policy. Raises ValueError for an empty list of prompts or a folder with another run, BlockingIOError where another process trains there, MemoryError with advice where memory runs out."
     require(len(prompts) > 0, "the list of prompts is empty; it must hold at least one prompt")
     require(steps >= 0, f"steps is {steps}; it must not be negative")
     self.policy._encode(prompts)    # a prompt that does not fit is named before anything is computed
