@@ -157,8 +157,7 @@ class Study:
     ):
         check_settings(settings)
         require(microbatch is None or microbatch > 0, f"microbatch is {microbatch}; it must be positive")
-        self.microbatch = microbatch
-        self.out, self.shared, self.say, self.times, self.base, self.own, self.settings = Path(out), Path(shared or out), say, {}, None, None, settings
+        self.out, self.shared, self.say, self.times, self.base, self.own, self.settings, self.microbatch = Path(out), Path(shared or out), say, {}, None, None, settings, microbatch
         require(not self.out.exists() or self.out.is_dir(), f"{out} is a file; the output must be a folder", NotADirectoryError)
         self.asked = json.loads(json.dumps(asdict(settings)))
         self._claim(self.out, 'run.json', 'settings', self.asked)
