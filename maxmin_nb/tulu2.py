@@ -65,6 +65,7 @@ def tulu2_queue(
     data: str='',        # folder rm_training of the Personalized Soups archive; empty: simulated annotators
 ) -> list:
     "`Settings` of every study, the most telling first. Raises ValueError for an unknown pair."
+    require(len(pairs) and len(ratios) and len(seeds), f"there are {len(pairs)} pairs, {len(ratios)} ratios and {len(seeds)} seeds; there must be one of each at least")
     for p in pairs: require(p in PAIRS, f"there is no pair {p!r}; pairs are {', '.join(PAIRS)}")
     prompts = prompts or instruction_prompts(scale.n_prompts, scale.n_heldout)
     prompts = tuple(map(tuple, prompts))
