@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from maxmin_nb import cli, gpt2, tulu2
+from maxmin_nb import cli, gpt2, text, tulu2
 from maxmin_nb.cli import main
 from maxmin_nb.core import escaped, load_arrays, read_json, read_table, visible, write_json
 
@@ -137,10 +137,12 @@ def test_every_option_is_in_the_fuzz():
 def light():
     "The command without its work: everything is read and checked, nothing is trained."
     mp = pytest.MonkeyPatch()
-    mp.setenv('HF_HUB_OFFLINE', '1'); mp.setenv('MAXMIN_QUIET', '1'); mp.delenv('MAXMIN_DEBUG', raising=False)
+    def away(name, revision): raise ConnectionError(f'the hub cannot be reached for {name!r}')
+    mp.setattr(text, '_from_hub', away)
+    mp.setenv('MAXMIN_QUIET', '1'); mp.delenv('MAXMIN_DEBUG', raising=False)
     mp.setattr(gpt2.Study, '_run', lambda self: None)
     load, tiny = gpt2.load_model, gpt2.load_model('tiny-llama')
-    mp.setattr(gpt2, 'load_model', lambda name: tiny if name == 'smollm2-135m' else load(name))     # scale paper falls back to it
+    mp.setattr(gpt2, 'load_model', lambda name: tiny if name in ('smollm2-135m', 'tiny-llama') else load(name))     # scale paper falls back to the first
     mp.setattr(gpt2, '_queue', lambda *a: {}); mp.setattr(tulu2, 'run_tulu2', lambda *a, **k: {})
     mp.setattr(tulu2, 'load_model', lambda name, revision=None: tiny if name == 'smollm2-135m' else load(name, revision))
     yield mp
@@ -162,7 +164,7 @@ def said(argv, stdin=''):
     return code, err
 
 @given(st.lists(st.tuples(st.sampled_from(VALUES['gpt2']), words), min_size=1, max_size=3))
-@examples(120)
+@examples(80)
 def test_options_of_gpt2(light, tmp_path_factory, given_):
     out = tmp_path_factory.mktemp('o')
     argv = ['gpt2', '--out', str(out/'x')] + ([] if any(o == '--scale' for o, _ in given_) else ['--scale', 'smoke']) + [f'{o}={v}' for o, v in given_]
