@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['gae', 'whiten', 'ValueHead', 'returns_to_go', 'clipped_loss', 'PPO', 'microbatches', 'k3', 'log_figure', 'LivePlot',
-           'tracker', 'Processes', 'toy_model', 'Toy']
+           'tracker', 'toy_model', 'Toy']
 
 # %% ../nbs/11_ppo.ipynb #5b6c977f
-import json, os, time
+import json, time
 from itertools import product
 from pathlib import Path
 import numpy as np, torch
@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from .core import atomic, fingerprint, load_arrays, locked, out_of_memory, progress, require, save_arrays
 from .mixture import RewardMixture
 from .plots import COLORS, LINES, MARKERS, new_figure
-from .policy import Policy, Rollout
+from .policy import Policy, Processes, Rollout
 from .reward_models import RewardHeads, features
 from .text import LanguageModel
 
@@ -134,6 +134,7 @@ class PPO:
         require(eos_penalty >= 0, f"eos_penalty is {eos_penalty}; it must not be negative")
         require(beta >= 0 and 0 <= lam <= 1, f"beta is {beta} and lam {lam}; beta must not be negative and lam lies between 0 and 1")
         self.rewards, self.reference, self.processes = rewards, reference, Processes(self.policy.net.device)
+        require(not self.processes.sharded or batch%self.processes.n == 0, f"batch is {batch} and {self.processes.n} processes hold the model together, so that all must make the same passes; batch must be a multiple of {self.processes.n}")
         require(batch >= self.processes.n, f"batch is {batch} and there are {self.processes.n} processes; each needs at least one response")
         self.settings = dict(batch=batch, minibatch=minibatch, epochs=epochs, lr=lr, beta=beta, lam=lam, clip=clip, max_grad_norm=max_grad_norm, seed=seed,
                              microbatch=microbatch, kl=kl, target_kl=target_kl, eos_penalty=eos_penalty)
@@ -141,7 +142,6 @@ class PPO:
         self.w = np.array(rewards.shares, float)
         self.opt = torch.optim.Adam(self.policy.trainable.values(), lr=lr, eps=1e-5)
         self.history = []
-
 
 # %% ../nbs/11_ppo.ipynb #c9c25813
 from fastcore.basics import patch
@@ -210,7 +210,6 @@ def advantages(self:PPO, rollout, reward, kl, mix):
     explained = 1 - (gather((total - values)[m]).var(unbiased=False)/spread).item() if spread > 0 else 0.
     return gae(paid, values, self.lam), explained
 
-
 # %% ../nbs/11_ppo.ipynb #761d3c5f
 @patch
 def minibatches(self:PPO, epoch):
@@ -251,7 +250,6 @@ def whitened(self:PPO, adv, mask):
     white = whiten(adv, mask, v)
     return white, v.std(unbiased=False).item() if white.any() else 1.
 
-
 # %% ../nbs/11_ppo.ipynb #cf95785c
 def microbatches(
     rollout,   # all responses
@@ -262,7 +260,6 @@ def microbatches(
     if len(rows) == 0: return []
     return [rows] if size is None or size >= len(rows) else list(rows[rollout.actions[rows].sum(1).argsort(stable=True).to(rows.device)].split(size))
 
-
 # %% ../nbs/11_ppo.ipynb #db29e48e
 def k3(
     logp,  # log-probabilities under the policy that sampled
@@ -270,7 +267,6 @@ def k3(
 ) -> torch.Tensor:
     "Schulman's unbiased, never negative estimate of KL(policy ‖ other) from one draw: ρ - 1 - log ρ with ρ = other/policy."
     return (other - logp).exp() - 1 - (other - logp)
-
 
 # %% ../nbs/11_ppo.ipynb #4d255ed1
 @patch
@@ -281,7 +277,8 @@ def update(self:PPO, rollout, rows, old, ref, adv, price, logp=None):
     n, n_rows = P.total(rollout.actions[rows].sum()), P.total(torch.tensor(len(rows), device=ref.device))
     self.opt.zero_grad()
     share, drift = torch.zeros(2, dtype=torch.float64, device=ref.device)
-    for part in microbatches(rollout, rows, self.microbatch):
+    for part in P.level(microbatches(rollout, rows, self.microbatch)):
+        if part is None: (0*self.policy.net('upper', rollout[:1])[0].sum()).backward(); continue   # sharded weights: all processes make as many passes
         mb = rollout[part]
         m, T = mb.actions, mb.response.shape[1]
         if logp is None: logp = self.policy.net('upper', mb)[0]
@@ -296,7 +293,6 @@ def update(self:PPO, rollout, rows, old, ref, adv, price, logp=None):
     norm = torch.nn.utils.clip_grad_norm_(self.policy.trainable.values(), self.max_grad_norm).item()
     self.opt.step()
     return P.total(share).item(), norm, drift
-
 
 # %% ../nbs/11_ppo.ipynb #dd3af7a2
 @patch
@@ -423,7 +419,6 @@ class LivePlot:
         if self.handle: self.handle.update(data, raw=True)
         else: self.handle = display(data, raw=True, display_id=True)
 
-
 # %% ../nbs/11_ppo.ipynb #d25e8aa1
 def tracker(
     log_with,      # what `accelerate.Accelerator(log_with=…)` takes
@@ -439,44 +434,6 @@ def tracker(
         if h is None: return a.end_training()
         a.log({k if i is None else f'{k}/{i + 1}': x for k, v in h.items() for i, x in (enumerate(v) if isinstance(v, list) else [(None, v)]) if x is not None}, step=h['step'])
     return track
-
-
-# %% ../nbs/11_ppo.ipynb #714a1a73
-class Processes:
-    "The processes that `accelerate launch` started, or the only one. A step's responses are divided among them in blocks; what concerns all of them is added up or put together here, and nowhere else."
-    def __init__(self,
-        device, # of the model
-    ):
-        from torch import distributed as d
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-            from accelerate import PartialState
-            PartialState(cpu=device.type == 'cpu')      # joins the processes that a launcher started; gloo on the CPU, NCCL on GPUs
-        on = d.is_available() and d.is_initialized()
-        self.n, self.rank, self.device = d.get_world_size() if on else 1, d.get_rank() if on else 0, device
-
-    def block(self, n):
-        "The range of this process's rows among `n`."
-        return range(self.rank*n//self.n, (self.rank + 1)*n//self.n)
-
-    def total(self, x):
-        "The sum of a tensor or NumPy array over the processes."
-        if self.n == 1: return x
-        t = torch.as_tensor(x).to(self.device, copy=True)
-        torch.distributed.all_reduce(t)
-        return t.to(x.device) if torch.is_tensor(x) else t.cpu().numpy()
-
-    def gather(self, x):
-        "The rows of all processes, in the order of the processes."
-        if self.n == 1: return x
-        parts = [None]*self.n
-        torch.distributed.all_gather_object(parts, x.detach().cpu())
-        return torch.cat(parts).to(x.device)
-
-    def add_gradients(self, parameters):
-        "Each process's gradients become their sum; one that had no row has none to add."
-        if self.n == 1: return
-        for p in parameters: p.grad = self.total(torch.zeros_like(p) if p.grad is None else p.grad)
-
 
 # %% ../nbs/11_ppo.ipynb #fb699837
 def toy_model(
@@ -520,4 +477,3 @@ class Toy:
     def table(self, rewards):
         "Each group's reward for every response to every prompt, (U, P, Y)."
         return rewards.score(self.all).double().numpy().T.reshape(-1, len(self.prompts), len(self.responses))
-

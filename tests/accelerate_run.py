@@ -9,18 +9,32 @@ from maxmin_nb.welfare import Nash
 
 PROMPTS = ['a good film', 'the plot of a comedy you saw on plane', 'music', 'music and story']
 CASES = dict(whole={}, parts=dict(minibatch=3, microbatch=2, eos_penalty=1.), loss=dict(kl='loss', minibatch=4, target_kl=.2, epochs=4), minimum=dict(per_response_min=True), nash=dict(welfare=Nash(zero=-5.), utility='raw'))
+SHARDED = dict(sharded=dict(batch=8), sharded_parts=dict(batch=8, minibatch=3, microbatch=2, eos_penalty=1.), sharded_loss=dict(batch=8, kl='loss', minibatch=4, target_kl=.2, epochs=4))
 
 def one(out, case, kind='gpt2'):
     "Train; the run. Only the main process writes."
     lm = tiny_model(kind)
     lm.model.double()
-    run = MaxMinPPO(Policy(lm, 2, 4, 1., 8), heads(), **dict(batch=7, lr=1e-2) | CASES[case])
+    run = MaxMinPPO(Policy(lm, 2, 4, 1., 8), heads(), **dict(batch=7, lr=1e-2) | (CASES | SHARDED)[case])
     run.train(PROMPTS, 3, out)
     return run
+
+def sharded(run):
+    "Half of the frozen weights lie here, and an export has all of them."
+    held, all_ = (sum(p.numel() for n, p in m.named_parameters() if 'lora_' not in n) for m in (run.policy.net, run.policy.lm.model))
+    local = sum(p.to_local().numel() for n, p in run.policy.net.named_parameters() if 'lora_' not in n)
+    assert run.processes.sharded and held == all_ and local < .6*all_, (held, local, all_)
+    merged = run.policy.merged()
+    policy = Policy(run.policy.lm, 2, 4, 1., 8)
+    x = policy.read(PROMPTS, ['good', 'a film', 'bad music', 'the plot'])
+    policy.load_state(run.policy.state())
+    with torch.no_grad(): logits = merged(x.ids[:1]).logits
+    assert torch.isfinite(logits).all() and sum(p.numel() for p in merged.parameters()) == all_
 
 if __name__ == '__main__':
     for case in sys.argv[2:]:
         run = one(f'{sys.argv[1]}/{case}', case)
         mine = np.concatenate([a.ravel() for a in run.policy.state().values()])
         every = run.processes.gather(torch.from_numpy(mine)[None])
+        if case in SHARDED: sharded(run)
         assert run.processes.n == 2 and (every == every[0]).all(), 'the processes do not hold the same weights'

@@ -2,20 +2,27 @@
 import subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from accelerate_run import CASES, one
+from accelerate_run import CASES, SHARDED, one
 from maxmin_nb.core import load_arrays
 
 HERE = Path(__file__).parent
 
+PLAIN = ['--multi_gpu', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+FSDP2 = ['--config_file', HERE.parent/'configs/accelerate_fsdp2.yaml']
+
+def launch(options, *script):
+    "Two processes by `accelerate launch`."
+    done = subprocess.run([Path(sys.executable).parent/'accelerate', 'launch', *options, '--num_processes', '2', '--main_process_port', '0', *script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp('two')
-    done = subprocess.run([Path(sys.executable).parent/'accelerate', 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '0', HERE/'accelerate_run.py', out, *CASES],
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(PLAIN, HERE/'accelerate_run.py', out, *CASES)
+    launch(FSDP2, HERE/'accelerate_run.py', out, *SHARDED)
     return out
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', [*CASES, *SHARDED])
 def test_two_processes_are_one(two, tmp_path, case):
     run = one(tmp_path, case)
     a, b = (load_arrays(d/'checkpoint.safetensors') for d in (tmp_path, two/case))
