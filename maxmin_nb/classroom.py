@@ -8,11 +8,10 @@ __all__ = ['FEATURES', 'features', 'Classroom', 'RoomResult', 'Ballot']
 # %% ../nbs/05a_class.ipynb #d4dc928e
 import hashlib
 from dataclasses import dataclass, field
-from html import escape
 from itertools import combinations
 import numpy as np
 from fastcore.basics import patch
-from .core import read_json, require, write_json
+from .core import escaped as escape, read_json, require, write_json
 from .preferences import Comparisons, annotate
 from .rlhf import fit_bradley_terry, gibbs, utility
 from .mixture import RewardMixture, fit_mixture
@@ -164,7 +163,7 @@ def result(self:Classroom,
 # %% ../nbs/05a_class.ipynb #9c355a53
 def _table_html(head, rows):
     "A table with every cell escaped."
-    cells = lambda row, tag: ''.join(f'<{tag} style="text-align: left; vertical-align: top; padding: .2em .8em .2em 0">{escape(str(c))}</{tag}>' for c in row)
+    cells = lambda row, tag: ''.join(f'<{tag} style="text-align: left; vertical-align: top; padding: .2em .8em .2em 0">{escape(c)}</{tag}>' for c in row)
     return f'<table><thead><tr>{cells(head, "th")}</tr></thead><tbody>' + ''.join(f'<tr>{cells(r, "td")}</tr>' for r in rows) + '</tbody></table>'
 
 @patch

@@ -8,8 +8,9 @@ __all__ = ['GPT2_HELP', 'GPT2_EXAMPLES', 'TULU2_HELP', 'TULU2_EXAMPLES', 'main']
 # %% ../nbs/tools/cli.ipynb #1b53ad51
 import argparse, errno, os, sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from .core import METHODS, SCALES, get_scale, require
+from .core import METHODS, SCALES, get_scale, out_of_memory, require, visible
 
 # %% ../nbs/tools/cli.ipynb #0ecf5011
 GPT2_HELP = """Run the small-scale study of MaxMin-RLHF end to end.
@@ -62,6 +63,7 @@ def _tulu2_arguments(t):
     t.add_argument('--seeds', default='0,1', metavar='LIST', help='by commas (default: %(default)s)')
     t.add_argument('--minutes', type=float, default=float('inf'), help='begin no further policy after so many minutes')
     t.add_argument('--part', default='1/1', metavar='I/N', help='only every N-th study, from the I-th (default: %(default)s)')
+    t.add_argument('--microbatch', type=int, default=None, metavar='N', help='responses in a backward pass, where memory is short (default: a minibatch at once)')
     t.add_argument('--model', default=None, help='a folder, or a name (default: that of the scale)')
     t.add_argument('--revision', default=None, metavar='COMMIT', help='commit of a model of the hub, 40 hex digits')
     t.add_argument('--dtype', default=None, help='float32 or bfloat16 (default: bfloat16 at scale paper)')
@@ -98,6 +100,7 @@ def _parser():
     g.add_argument('--all', action='store_true', help='run the queue of all studies of chapter 14 instead of one; what TABLES hold is not run again')
     g.add_argument('--tables', default='gpt2', metavar='PREFIX', help='with --all: PREFIX_runs.parquet and so on (default: %(default)s)')
     g.add_argument('--minutes', type=float, default=float('inf'), help='with --all: begin no further policy after so many minutes')
+    g.add_argument('--microbatch', type=int, default=None, metavar='N', help='responses in a backward pass, where memory is short (default: a minibatch at once)')
     e = sub.add_parser('export', help='write a trained policy as a model that transformers loads', description='Write a policy of a finished run as an ordinary model folder: AutoModelForCausalLM.from_pretrained(TO) loads it.')
     e.add_argument('run', help='folder of a finished run, such as runs/gpt2')
     e.add_argument('to', help='new folder')
@@ -117,28 +120,30 @@ def _settings(a):
     require(a.prompts is None or not a.data, "--prompts and --data both name prompts; give one of them")
     if a.prompts is not None:
         require(Path(a.prompts).is_file(), f"there is no file {a.prompts}; --prompts names a text file with one prompt a line", FileNotFoundError)
-        prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
+        try: prompts = tuple(o for o in Path(a.prompts).read_text(encoding='utf-8').splitlines() if o.strip())
+        except UnicodeDecodeError as e: raise ValueError(f"{a.prompts} is not text in UTF-8 ({e.reason} at byte {e.start}); --prompts names a text file with one prompt a line") from None
         split_prompts(prompts)
     methods = tuple(m.strip() for m in a.methods.split(',') if m.strip())
     return Settings(scale, a.seed, a.groups, methods, angle=a.angle, hostile=a.hostile, min_share=a.min_share, rewards=a.rewards, prompts=prompts, data=a.data)
 
 def _gpt2(a):
     from maxmin_nb.gpt2 import Study, run_queue, whole_study
-    say = lambda *m: print(*m, flush=True)
-    s = _settings(a)
-    if a.all: run_queue(whole_study(s.scale), a.out, a.tables, say, a.minutes)
-    else: Study(s, a.out, say).run()
+    s, make = _settings(a), partial(Study, microbatch=a.microbatch)
+    if a.all: run_queue(whole_study(s.scale), a.out, a.tables, _say, a.minutes, make)
+    else: make(s, a.out, _say).run()
 
 def _export(a):
     from maxmin_nb.gpt2 import load_study
-    print(f'Wrote {load_study(a.run).trained(a.policy).export(a.to)}')
+    _say(f'Wrote {load_study(a.run).trained(a.policy).export(a.to)}')
 
 def _collect(a):
-    from maxmin_nb.core import atomic
+    from maxmin_nb.core import locked, write_table
     from maxmin_nb.gpt2 import collect
-    for name, table in collect(a.runs).items():
-        with atomic(f'{a.to}_{name}.parquet') as t: table.to_parquet(t, index=False)
-        print(f'Wrote {a.to}_{name}.parquet, {len(table)} rows')
+    to = Path(a.to)
+    with locked(to.parent, f'.{to.name}.lock', what=f'the queue of {to}_runs.parquet'):
+        for name, table in collect(a.runs).items():
+            write_table(f'{to}_{name}.parquet', table)
+            _say(f'Wrote {to}_{name}.parquet, {len(table)} rows')
 
 # %% ../nbs/tools/cli.ipynb #c7a15e05
 def _numbers(text, name):
@@ -169,8 +174,7 @@ def _tulu2_plan(a, queue, dtype):
 
 def _tulu2(a):
     from maxmin_nb.tulu2 import dry_run, endpoint_judge, judge_calls, judge_tables, load_policy_model, run_tulu2
-    say = lambda *m: print(*m, flush=True)
-    if a.dry_run: return dry_run(a.out, say)
+    if a.dry_run: return dry_run(a.out, _say)
     require(bool(a.judge_url) == bool(a.judge_model), "--judge-url and --judge-model belong together; give both")
     require(not a.judge_url or os.environ.get('MAXMIN_JUDGE_KEY') or a.judge_url.startswith('http://localhost') or a.judge_url.startswith('http://127.'), "--judge-url names a server elsewhere and MAXMIN_JUDGE_KEY is not set; put the key into that environment variable")
     part = a.part.split('/')
@@ -178,32 +182,53 @@ def _tulu2(a):
     from maxmin_nb.tulu2 import tulu2_scale
     c = tulu2_scale(a.scale)
     dtype = a.dtype or ('bfloat16' if c.name == 'paper' else 'float32')
-    if a.plan: return say(_tulu2_plan(a, _tulu2_queue(a), dtype))
+    if a.plan: return _say(_tulu2_plan(a, _tulu2_queue(a), dtype))
     lm = load_policy_model(a.model or c.model, a.revision, dtype)     # before anything is unpacked
     queue, prefix = _tulu2_queue(a), a.tables or f'{a.out}/tulu2'
-    tables = run_tulu2(queue, a.out, prefix, say, a.minutes, lm, tuple(map(int, part)))
+    tables = run_tulu2(queue, a.out, prefix, _say, a.minutes, lm, tuple(map(int, part)), a.microbatch)
     if a.judge_url and tables:
-        try: judge_tables(tables['texts'], endpoint_judge(a.judge_url, a.judge_model, Path(a.out)/'judge', 2*judge_calls(queue)), f'{prefix}_judged.parquet', say)
+        try: judge_tables(tables['texts'], endpoint_judge(a.judge_url, a.judge_model, Path(a.out)/'judge', 2*judge_calls(queue)), f'{prefix}_judged.parquet', _say)
         except RuntimeError as e: raise ValueError(str(e)) from None   # a limit was reached
+
+# %% ../nbs/tools/cli.ipynb #1122a10d
+def _say(*m): print(*map(visible, m), flush=True)
+
+def _complain(m): print('maxmin: ' + ' '.join(visible(m).split()), file=sys.stderr)
+
+def _required(e):
+    "Whether `require` raised it: then it is a sentence, whatever its class."
+    tb = e.__traceback__
+    while tb.tb_next: tb = tb.tb_next
+    return tb.tb_frame.f_code is require.__code__
+
+def _sentence(e, a):
+    "What a user reads of an exception."
+    code, out = getattr(e, 'errno', None), getattr(a, 'out', '')
+    if out_of_memory(e): return f'{e}' if type(e) is MemoryError and 'microbatch' in str(e) else f'memory ran out ({str(e)[:200] or type(e).__name__}); choose a smaller scale or model, or fewer responses at a time with --microbatch: what was finished is kept'
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): return f'no space left for {e.filename2 or e.filename or out or a.command}; free some and give the same command again: what was finished is kept'
+    if code in (errno.EACCES, errno.EROFS, errno.EPERM): return f'{e.filename or out} cannot be written or read ({os.strerror(code)}); name another place, with --out'
+    if isinstance(e, OSError) and code is not None: return f'{e.filename or out}: {e.strerror or e}'
+    if _required(e): return str(e.args[0])
+    if isinstance(e, UnicodeError): return f'{e.object!r:.80} cannot be a name or a text here ({e.reason} at place {e.start})'
+    if isinstance(e, (OSError, ValueError, ArithmeticError)) and str(e): return str(e)
+    return f'{type(e).__name__}: {e}; this should not have happened: MAXMIN_DEBUG=1 in the environment shows where it did'
 
 # %% ../nbs/tools/cli.ipynb #0a82e212
 def main(
     argv=None, # arguments; None takes those of the process
 ) -> int:
     "Entry point of the command `maxmin`; returns the exit status."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')    # a terminal that cannot show a letter
     a = _parser().parse_args(argv)
-    try: dict(gpt2=_gpt2, tulu2=_tulu2, export=_export, collect=_collect)[a.command](a)
+    try:
+        for k, v in vars(a).items(): require(k == 'runs' or not isinstance(v, list), f"--{k} has no value")     # argparse takes --x=-- for a list
+        dict(gpt2=_gpt2, tulu2=_tulu2, export=_export, collect=_collect)[a.command](a)
     except KeyboardInterrupt:
-        print('\nmaxmin: interrupted' + ('; the same command goes on from the last finished step.' if a.command in ('gpt2', 'tulu2') else '.'), file=sys.stderr)
+        _complain('interrupted' + ('; the same command goes on from the last finished step.' if a.command in ('gpt2', 'tulu2') else '.'))
         return 130
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): msg = f'no space left for {e.filename2 or e.filename or getattr(a, "out", a.command)}; free some and give the same command again: what was finished is kept'
-        elif e.errno in (errno.EACCES, errno.EROFS, errno.EPERM): msg = f'{e.filename or getattr(a, "out", "")} cannot be written ({os.strerror(e.errno)}); name a folder that can, with --out'
-        elif e.errno is None: msg = str(e)
-        else: msg = f'{e.filename or ""}: {e.strerror or e}'
-        print(f'maxmin: {msg}', file=sys.stderr)
-        return 2
-    except (ValueError, FloatingPointError) as e:
-        print(f'maxmin: {e}', file=sys.stderr)
+    except Exception as e:
+        if os.environ.get('MAXMIN_DEBUG'): raise
+        _complain(_sentence(e, a))
         return 2
     return 0

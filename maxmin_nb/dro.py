@@ -175,6 +175,7 @@ def constants(
     rho=None,    # (P,) law of the prompts; None = uniform
 ) -> Constants:
     "R, S, S_r and L of a problem."
+    require(np.ndim(beta) == 0 and beta > 0, f"beta is {beta}; it must be positive")
     ref, r, rho = _problem(ref, rewards, rho)
     S = max(float(_span(r - one, ref, rho).max()) for one in r)
     return Constants(float((r.max(0) - r.min(0)).max(-1)@rho), S, float(_span(r, ref, rho).max()), S**2/(16*beta))

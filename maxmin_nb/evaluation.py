@@ -7,11 +7,11 @@ __all__ = ['HELDOUT', 'CSS', 'bootstrap', 'wins', 'Responses', 'respond', 'disti
            'Evaluation', 'evaluate', 'html_table', 'html_figure', 'write_report']
 
 # %% ../nbs/13_evaluation.ipynb #cdbf4b53
-import base64, html
+import base64
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np, torch
-from .core import atomic, require
+from .core import atomic, escaped, require, visible
 from .policy import Policy
 from .reward_models import RewardHeads
 
@@ -148,7 +148,7 @@ def html_table(
     rows,  # lists of cells
 ) -> str:
     "A table with every cell escaped; cells that are numbers or intervals are set to the right."
-    esc = lambda o: html.escape(str(o))
+    esc = escaped
     cell = lambda c: f'<td class="n">{esc(c)}</td>' if str(c).strip()[:1] in '+-−0123456789' and len(str(c)) < 32 else f'<td>{esc(c)}</td>'
     return ('<div class="wide"><table><thead><tr>' + ''.join(f'<th scope="col">{esc(h)}</th>' for h in head) + '</tr></thead><tbody>'
             + ''.join('<tr>' + ''.join(map(cell, r)) + '</tr>' for r in rows) + '</tbody></table></div>')
@@ -158,7 +158,7 @@ def html_figure(
     alt: str, # what it shows
 ) -> str:
     "A picture inside the page."
-    return f'<p><img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"></p>'
+    return f'<p><img alt="{escaped(alt)}" src="data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"></p>'
 
 def write_report(
     path,    # .html
@@ -166,8 +166,8 @@ def write_report(
     sections, # (heading, HTML) pairs; text in them escaped by whoever made them
 ):
     "One self-contained HTML file, written atomically."
-    body = ''.join(f'<h2>{html.escape(h)}</h2>{b}' for h, b in sections)
+    body = ''.join(f'<h2>{escaped(h)}</h2>{b}' for h, b in sections)
     with atomic(path) as t:
-        t.write_text(f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-                     f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><title>{html.escape(title)}</title>'
-                     f'<style>{CSS}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>', encoding='utf-8')
+        t.write_text(visible(f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+                     f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'"><title>{escaped(title)}</title>'
+                     f'<style>{CSS}</style></head><body><h1>{escaped(title)}</h1>{body}</body></html>'), encoding='utf-8')

@@ -181,10 +181,15 @@ class Optimum:
 # %% ../nbs/07_general_utility.ipynb #d097a86f
 def _rewards(mdp, r):
     "`r` as finite floats (U, S, A)."
+    require(isinstance(mdp, MDP), f"mdp is a {type(mdp).__name__}; it must be an `MDP`", TypeError)
     r = np.asarray(r, float)
     require(r.ndim == 3 and r.shape[1:] == mdp.shape and len(r), f"r has shape {r.shape}; it must be (groups, {mdp.shape[0]}, {mdp.shape[1]})")
     require(np.isfinite(r).all(), "r holds NaN or infinite values; all rewards must be finite")
     return r
+
+def _size(r):
+    "The unit in which the programmes are written: the largest reward."
+    return abs(r).max() or 1.
 
 def _flow(mdp):
     "The flow equations (2) as a matrix (S, S·A) and a right side (S,)."
@@ -222,7 +227,7 @@ def solve_lp(
     top = np.isfinite(hi)
     B, b = _flow(mdp)
     extra = np.hstack([A_eq.T, -A_ub.T, eye, -eye[:, top]])                  # columns of y, z, p, q
-    res = _linprog(-np.r_[np.zeros(n), b_eq, -b_ub, lo, -hi[top]], A_eq=np.block([[B, np.zeros((len(b), extra.shape[1]))], [-r.reshape(U, n), extra]]),
+    res = _linprog(-np.r_[np.zeros(n), b_eq, -b_ub, lo, -hi[top]], A_eq=np.block([[B, np.zeros((len(b), extra.shape[1]))], [-r.reshape(U, n)/_size(r), extra]]),
                    b_eq=np.r_[b, np.zeros(U)], bounds=[(0, None)]*n + [(None, None)]*len(b_eq) + [(0, None)]*(len(b_ub) + U + top.sum()))
     d, w = _exactly(mdp, res.x[:n]), -res.eqlin.marginals[len(b):]
     F = utilities(d, r)
@@ -241,14 +246,15 @@ def solve_cuts(
     Raises RuntimeError if `rounds` programmes do not bring the gap below `tol`."""
     r = _rewards(mdp, r)
     U, n, (B, b) = len(r), np.prod(mdp.shape), _flow(mdp)
-    R, d, best, bound, w = r.reshape(U, n), occupancy(mdp, np.full(mdp.shape, 1/mdp.shape[1])), None, np.inf, None
+    size = _size(r)
+    R, d, best, bound, w = r.reshape(U, n)/size, occupancy(mdp, np.full(mdp.shape, 1/mdp.shape[1])), None, np.inf, None
     weights, rhs = [], []
     for _ in range(rounds):
         F = utilities(d, r)
         if best is None or W.value(F) > best[2]: best = d, F, float(W.value(F))
         if bound - best[2] <= tol*(1 + abs(best[2])): return Optimum(*best[:2], w, best[2], bound)
         weights.append(W.weights(F)); rhs.append(W.value(F) - weights[-1]@F)
-        res = _linprog(np.r_[np.zeros(n), -1], A_ub=np.c_[-np.array(weights)@R, np.ones(len(rhs))], b_ub=rhs, A_eq=np.c_[B, np.zeros(len(b))], b_eq=b,
+        res = _linprog(np.r_[np.zeros(n), -1], A_ub=np.c_[-np.array(weights)@R, np.ones(len(rhs))], b_ub=np.array(rhs)/size, A_eq=np.c_[B, np.zeros(len(b))], b_eq=b,
                        bounds=[(0, None)]*n + [(None, None)])
         share = res.ineqlin.marginals/res.ineqlin.marginals.sum()
         d, w = _exactly(mdp, res.x[:n]), share@np.array(weights)

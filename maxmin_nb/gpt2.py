@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, provenance, read_json, require, save_arrays, spectate, write_json)
+from .core import (METHODS, Scale, atomic, duration, escaped, file_sha256, fingerprint, get_scale, load_arrays, locked, provenance, read_json, read_table, require, save_arrays, spectate, sweep, write_json, write_table)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
 from .mixture import match_groups
@@ -158,11 +158,13 @@ class Study:
         judges: dict|None=None, # two names → functions of (texts, lengths as shares of T) to scores, in the place of those of `wants`
         shared=None,        # folder for the reference's samples, which studies of equal seed and scale can share; None: `out`
         lm=None,            # a language model in the place of the scale's
+        microbatch=None,    # responses a backward pass, for memory; None takes a minibatch at once
     ):
         check_settings(settings)
+        require(microbatch is None or microbatch > 0, f"microbatch is {microbatch}; it must be positive")
         self.processes = processes()
         if self.processes.rank: say = spectate()
-        self.out, self.shared, self.say, self.times, self.base, self.own, self.settings = Path(out), Path(shared or out), say, {}, None, None, settings
+        self.out, self.shared, self.say, self.times, self.base, self.own, self.settings, self.microbatch = Path(out), Path(shared or out), say, {}, None, None, settings, microbatch
         require(not self.out.exists() or self.out.is_dir(), f"{out} is a file; the output must be a folder", NotADirectoryError)
         self.asked = json.loads(json.dumps(asdict(settings)))
         self._claim(self.out, 'run.json', 'settings', self.asked)
@@ -176,6 +178,7 @@ class Study:
         self._claim(self.shared, 'shared.json', 'made', {k: v for k, v in used.items() if k != 'judges'} | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed))
         for folder, name, content in ((self.shared, 'shared.json', dict(made=self.made)), (self.out, 'run.json', dict(settings=self.asked, used=used))): write_json(folder/name, content)
         if (self.out/'times.json').is_file(): self.times = read_json(self.out/'times.json')
+        require(isinstance(self.times, dict) and all(isinstance(v, (int, float)) for v in self.times.values()), f"{self.out/'times.json'} does not hold seconds; delete it")
 
     @property
     def scale(self): return self.settings.scale
@@ -201,7 +204,10 @@ def _claim(self:Study, folder, name, key, value):
     "Refuse a folder whose file `name` says something else than `value`; note `value` down."
     setattr(self, key, value)
     if (folder/name).is_file():
-        found = read_json(folder/name).get(key, {})
+        try:
+            found = read_json(folder/name)
+            require(isinstance(found, dict) and isinstance(found := found.get(key, {}), dict), f"{folder/name} is not what a run writes")
+        except ValueError as e: raise ValueError(f"{str(e).partition('; ')[0]}; it says which run the folder {folder} holds, so restore it, or name another folder with --out") from None
         require(found | value == found, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
     elif folder.exists(): require(not any((folder/f).exists() for f in ('samples.json', 'results.json')), f"the folder {folder} holds results without a {name}; name another folder")
 
@@ -219,8 +225,8 @@ def stages(self:Study):
 
 @patch
 def _stage(self:Study, name, path, make, load):
-    "What `load` reads from the file `path`, made first by `make` if it is not there."
-    if not self.processes.first(path.is_file()):
+    "What `load` reads from the file `path`, made first by `make` if it, or a file that belongs to it, is not there."
+    if not self.processes.first(all(p.is_file() for p in (path, *self._beside(path)))):
         todo = self.stages()
         self.say(f'[{todo.index(name) + 1}/{len(todo)}] {name} … about {duration(sum(map(self.expect, todo[todo.index(name):]))*self.pace())} left')
         t = time.perf_counter()
@@ -229,6 +235,13 @@ def _stage(self:Study, name, path, make, load):
         write_json(self.out/'times.json', self.times)
         self.processes.wait()
     return load(path)
+
+@patch
+def _beside(self:Study, path):
+    "Further files of the stage that ends with `path`."
+    also = {'samples.json': ['samples.safetensors'], 'reference.json': ['reference.safetensors'], 'mixture.safetensors': ['pooled.safetensors'],
+            'comparisons.parquet': ['truth.json', 'choices.safetensors'][:1 if self.settings.data else 2], 'heldout.json': ['done.json'] if path.parent.name != 'resample' else []}
+    return [path.parent/f for f in also.get(path.name, [])]
 
 @patch
 def expect(self:Study, name):
@@ -375,7 +388,7 @@ def own_utilities(self:Study):
 def trainer(self:Study, name):
     "The trainer of method `name`, a key of `METHODS`."
     c, s, policy = self.scale, self.settings, self.policy()
-    common = dict(batch=c.batch, minibatch=c.minibatch, epochs=c.epochs, lr=c.lr, beta=c.beta, seed=s.seed, reference=load_rollout(self.shared/'samples.safetensors'))
+    common = dict(batch=c.batch, minibatch=c.minibatch, epochs=c.epochs, lr=c.lr, beta=c.beta, seed=s.seed, microbatch=self.microbatch, reference=load_rollout(self.shared/'samples.safetensors'))
     if name == 'single': return _watched(PPO(policy, load_heads(self.out/'pooled.safetensors'), **common), self)
     r = self.rewards(policy)
     if name in ('mean', 'majority', 'minority'):
@@ -566,8 +579,7 @@ def _report(self:Study, path):
     write_json(path, r)
 
 def _escape(t):
-    import html
-    return html.escape(t)
+    return escaped(t)
 
 # %% ../nbs/14_gpt2_experiment.ipynb #baff82e7
 @patch
@@ -583,7 +595,14 @@ def prepare(self:Study):
 
 @patch
 def run(self:Study) -> dict:
-    "Run what is not finished yet; return the results."
+    "Run what is not finished yet; return the results. Raises BlockingIOError where another process runs in the same folder."
+    with locked(self.out):
+        sweep(self.out)
+        self.processes.wait()
+        return self._run()
+
+@patch
+def _run(self:Study):
     config = self.lm.model.config
     if not (self.out/'results.json').is_file():
         self.say(f'{self.lm.name}, {", ".join(self.settings.methods)}: about {expected_gigabytes(self.scale, self.lm.model.num_parameters(), config.hidden_size, config.vocab_size):.0f} GB of memory.')
@@ -633,8 +652,14 @@ def load_study(
 ) -> Study:
     "A study as it was begun in `folder`. Raises FileNotFoundError if there is none."
     require((Path(folder)/'run.json').is_file(), f"the folder {folder} holds no run.json; name the folder of a finished run", FileNotFoundError)
-    s = read_json(Path(folder)/'run.json')['settings']
-    return Study(Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(o if isinstance(o, str) else tuple(o) for o in s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants']))), folder, lambda *_: None, **kw).prepare()
+    s = read_json(Path(folder)/'run.json')
+    try: settings = _settings_of(s['settings'])
+    except (LookupError, TypeError, AttributeError): raise ValueError(f"{folder}/run.json does not hold the settings of a run by this version; name the folder of another run") from None
+    return Study(settings, folder, lambda *_: None, **kw).prepare()
+
+def _settings_of(s):
+    "`Settings` from what `run.json` says."
+    return Settings(**s | dict(scale=Scale(**s['scale']), prompts=tuple(o if isinstance(o, str) else tuple(o) for o in s['prompts']), methods=tuple(s['methods']), wants=tuple(s['wants'])))
 
 def merge(
     tables, # list of dictionaries of data frames, as `Study.rows` gives them
@@ -679,12 +704,12 @@ def _read_tables(prefix):
     paths = {n: Path(f'{prefix}_{n}.parquet') for n in ('runs', 'steps', 'texts')}
     there = [p.is_file() for p in paths.values()]
     require(all(there) or not any(there), f"of the three tables {prefix}_*.parquet some are missing; restore or delete the others")
-    try: return {n: pd.read_parquet(p) for n, p in paths.items()} if all(there) else {}
-    except (OSError, ValueError) as e: raise ValueError(f"a table {prefix}_*.parquet is damaged ({str(e).splitlines()[0]}); restore it, or delete all three") from None
+    try: return {n: read_table(p) for n, p in paths.items()} if all(there) else {}
+    except ValueError as e: raise ValueError(f"{e}; the three tables {prefix}_*.parquet belong together, so restore it, or delete all three") from None
 
 def _write_tables(tables, prefix):
     for n in ('texts', 'steps', 'runs'):     # 'runs' says what is done, so it comes last
-        with atomic(f'{prefix}_{n}.parquet') as tmp: tables[n].to_parquet(tmp, index=False)
+        write_table(f'{prefix}_{n}.parquet', tables[n])
 
 def _own(steps, s):
     "F_u(π_u) from the table of steps, None where the policies are not there."
@@ -707,9 +732,13 @@ def run_queue(
     minutes: float=np.inf, # begin no further policy after so many minutes
     make=Study, # what makes a study of `Settings`
 ) -> dict:
-    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables."
-    out, t0, spent, trained, P = Path(out), time.perf_counter(), 0., 0, processes()
+    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables. Raises BlockingIOError where another process writes them."
+    P = processes()
     if P.rank: say = spectate()
+    with locked(Path(prefix).parent, f'.{Path(prefix).name}.lock', what=f'the queue of {prefix}_runs.parquet'): return _queue(studies, Path(out), prefix, say, minutes, make, P)
+
+def _queue(studies, out, prefix, say, minutes, make, P):
+    t0, spent, trained = time.perf_counter(), 0., 0
     tables = _read_tables(prefix)
     done = lambda: set(tables['runs'][KEY].apply(tuple, axis=1)) if tables else set()
     todo = [(s, m) for s in studies for m in s.methods if _key(s, m) not in done()]

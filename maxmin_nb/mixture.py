@@ -428,7 +428,8 @@ def match_groups(
     true,  # (H,) labels 0 … U-1
 ):
     "(share of users who agree under the best matching, permutation: found label k is true label permutation[k], -1 if unmatched)."
-    found, true = np.asarray(found, int), np.asarray(true, int)
+    found, true = (np.asarray(x, int) if np.asarray(x).dtype.kind in 'iub' else np.asarray(x) for x in (found, true))
+    require(found.dtype == true.dtype == int, f"found and true hold {found.dtype} and {true.dtype}; both must hold whole numbers")
     require(found.shape == true.shape and found.ndim == 1 and len(found) > 0, f"found and true have shapes {found.shape} and {true.shape}; both must be one label for each user")
     require(min(found.min(), true.min()) >= 0, "found and true must be labels from 0 upwards")
     count = np.zeros((found.max() + 1, true.max() + 1), int)

@@ -12,7 +12,8 @@ from itertools import product
 from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
-from .core import atomic, fingerprint, load_arrays, progress, require, save_arrays
+from contextlib import nullcontext
+from .core import atomic, fingerprint, load_arrays, locked, out_of_memory, progress, require, save_arrays
 from .mixture import RewardMixture
 from .plots import COLORS, LINES, MARKERS, new_figure
 from .policy import Policy, Processes, Rollout
@@ -324,12 +325,16 @@ def train(self:PPO,
     live: bool=False,    # draw reward, KL and weights after every step, in a notebook
     log_with=None,       # a tracker that accelerate supports, such as 'tensorboard' or 'wandb', or an object of `accelerate.tracking.GeneralTracker`
 ) -> Policy:
-    "Train for `steps` steps and return the policy. Raises ValueError for an empty list of prompts or a folder with another run."
+    "Train for `steps` steps and return the policy. Raises ValueError for an empty list of prompts or a folder with another run, BlockingIOError where another process trains there, MemoryError with advice where memory runs out."
     require(len(prompts) > 0, "the list of prompts is empty; it must hold at least one prompt")
     require(steps >= 0, f"steps is {steps}; it must not be negative")
     self.policy._encode(prompts)    # a prompt that does not fit is named before anything is computed
+    with locked(out) if out is not None and self.processes.rank == 0 else nullcontext(): return self._train(prompts, steps, out, desc, live, log_with)
+
+@patch
+def _train(self:PPO, prompts, steps, out, desc, live, log_with):
     self.steps, main = steps, self.processes.rank == 0
-    self.run_id = fingerprint([self.settings, type(self).__name__, steps, list(prompts), *[getattr(self.rewards, n).round(6).tolist() for n in ('phi', 'zero', 'unit')], self.policy.lm.name, self.policy.net.split, self.policy.layer, self.policy.T, self.policy.seed, self.policy.net.temperature, [list(p.shape) for p in self.policy.trainable.values()]])
+    self.run_id = fingerprint([self.settings | dict(microbatch=None), type(self).__name__, steps, list(prompts), *[getattr(self.rewards, n).round(6).tolist() for n in ('phi', 'zero', 'unit')], self.policy.lm.name, self.policy.net.split, self.policy.layer, self.policy.T, self.policy.seed, self.policy.net.temperature, [list(p.shape) for p in self.policy.trainable.values()]])
     self.value = ValueHead(self.policy.lm.model.config.hidden_size, self.rewards.n_groups + (self.kl == 'reward') + (self.eos_penalty > 0), self.policy.T)
     ref = self.prepare(prompts)
     file = None if out is None else Path(out)/'checkpoint.safetensors'
@@ -339,7 +344,12 @@ def train(self:PPO,
     plot = LivePlot() if live and main else None
     bar = progress(range(len(self.history), steps), desc, leave=True) if main else range(len(self.history), steps)
     for _ in bar:
-        self.history.append(self.step(prompts))
+        try: self.history.append(self.step(prompts))
+        except (MemoryError, RuntimeError) as e:
+            if not out_of_memory(e): raise
+            n = self.microbatch or min(self.minibatch, self.batch)
+            raise MemoryError(f"memory ran out in step {len(self.history) + 1} with {n} responses in a backward pass; take a smaller microbatch{f', such as {n//2}' if n > 1 else ', which is 1 already: shorter responses or a larger split'}"
+                              + (f"; the last step is kept in {out}, and the same call with another microbatch goes on from there" if file else '')) from None
         if file and main: self.keep(file)
         if track: track(self.history[-1])
         if plot: plot(self.history)

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy.optimize import brentq
 from scipy.special import expit
-from .core import atomic, require
+from .core import read_table, require, require_text, write_table
 
 # %% ../nbs/00_preferences.ipynb #1555afbc
 def sigmoid(
@@ -133,7 +133,7 @@ def _ids(x) -> np.ndarray:
 def _texts(x, name: str) -> list:
     "A column of texts."
     x = _listed(x, name)
-    for i, t in enumerate(x): require(isinstance(t, str), f"{name} of comparison {i} is {t!r}; it must be text", TypeError)
+    for i, t in enumerate(x): require_text(t, f'{name} of comparison {i}')
     return x
 
 def _responses(x, name: str):
@@ -161,7 +161,9 @@ class Comparisons:
     def __post_init__(self):
         self.user, self.chosen, self.rejected = _ids(self.user), _responses(self.chosen, 'chosen'), _responses(self.rejected, 'rejected')
         if self.prompt is not None: self.prompt = _texts(self.prompt, 'prompt')
-        if self.weight is not None: self.weight = np.asarray(self.weight, float)
+        if self.weight is not None:
+            try: self.weight = np.asarray(self.weight, float)
+            except (ValueError, TypeError): raise ValueError("weight holds something that is no number; it must be one number for each comparison") from None
         sizes = {k: len(v) for k in ('user', 'prompt', 'chosen', 'rejected', 'weight') if (v := getattr(self, k)) is not None}
         require(len(set(sizes.values())) == 1, f"the columns have different lengths: {', '.join(f'{k} {n}' for k, n in sizes.items())}; they must be equal")
         require(len(self), "there are no comparisons; at least one is needed")
@@ -254,10 +256,10 @@ def _read(path):
     require(path.suffix in ('.parquet', '.csv', '.jsonl'), f"{path} ends in {path.suffix!r}; it must be a .parquet, .csv or .jsonl file")
     data = path.read_bytes()
     require(data.strip(), f"{path} is empty; it should hold one row for each comparison")
+    if path.suffix == '.parquet': return read_table(path)
     try:
-        if path.suffix == '.parquet': return pd.read_parquet(io.BytesIO(data))
         return pd.DataFrame((_csv_rows if path.suffix == '.csv' else _json_rows)(data.decode('utf-8-sig')))
-    except (ValueError, OSError, csv.Error) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
+    except (ValueError, RecursionError, csv.Error) as e: raise ValueError(f"{path} is not a {path.suffix} file ({e})") from None
 
 @patch(cls_method=True)
 def load(cls:Comparisons,
@@ -274,7 +276,7 @@ def save(self:Comparisons,
     "Write the table, whole or not at all."
     require(Path(path).suffix == '.parquet', f"{path} ends in {Path(path).suffix!r}; comparisons are saved as .parquet")
     require(len(kinds := {type(u) for u in self.users}) == 1 and kinds <= {int, str}, f"user ids are of type {', '.join(sorted(k.__name__ for k in kinds))}; to be saved they must be all int or all str", TypeError)
-    with atomic(path) as t: self.to_frame().to_parquet(t, index=False)
+    write_table(path, self.to_frame())
 
 # %% ../nbs/00_preferences.ipynb #0252fc82
 def annotate(
@@ -288,6 +290,7 @@ def annotate(
     "Simulated annotators: index arrays (user, chosen, rejected), each (n_users · n_each,), user by user."
     scores, pairs, groups = np.asarray(scores, float), np.asarray(pairs), np.asarray(groups)
     require(scores.ndim == 2 and np.isfinite(scores).all(), f"scores has shape {scores.shape}; it must be (groups, items) and finite")
+    require(pairs.dtype.kind in 'iu' and groups.dtype.kind in 'iub', f"pairs holds {pairs.dtype} and groups {groups.dtype}; both must hold whole numbers")
     require(pairs.ndim == 2 and pairs.shape[1] == 2 and len(pairs) and 0 <= pairs.min() and pairs.max() < scores.shape[1], f"pairs must be (P, 2) indices below {scores.shape[1]}, the number of items")
     require(groups.ndim == 1 and len(groups) and 0 <= groups.min() and groups.max() < len(scores), f"groups must hold one index below {len(scores)}, the number of groups, for each user")
     require(1 <= n_each <= len(pairs), f"n_each is {n_each}; it must be from 1 to the number of pairs, {len(pairs)}")

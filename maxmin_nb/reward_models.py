@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from scipy.optimize import minimize
-from .core import fingerprint, load_arrays, require, save_arrays, progress as bar
+from contextlib import nullcontext
+from .core import fingerprint, load_arrays, require, save_arrays, progress as bar, locked
 from .mixture import RewardMixture, e_step, fit_mixture
 from .policy import Policy, Rollout, SplitModel, _positions, _run
 from .preferences import Comparisons, log_sigmoid, sigmoid
@@ -599,14 +600,19 @@ def fit_adapters(
     em.read('reading' if progress else '')
     path = None if out is None else Path(out)/'checkpoint.safetensors'
     who = None if out is None else fingerprint([_weights_sha(lm), list(c.user), c.prompt, c.chosen, c.rejected, c.weight, T, start.layer, n_layers, lora_r, epochs, batch, lr, weight_decay, n_components, l2, restarts, seed, pool, n_groups])
+    with locked(out) if out is not None else nullcontext(): run = _rounds(em, lr, path, who, rounds*n_groups, epochs, weight_decay, seed, progress)
+    return _finish(em, run, start)
+
+def _rounds(em, lr, path, who, n, epochs, weight_decay, seed, progress):
+    "The record of a fit after `n` steps at most, a checkpoint after each."
     run = _begin(em, lr, path, who)
-    steps = range(run['done'], rounds*n_groups)
+    steps = range(run['done'], n)
     for _ in (pbar := bar(steps, 'EM with adapters') if progress else steps):
         em.step(run, epochs, weight_decay, seed)
         if path is not None: save_arrays(path, em.state() | dict(s=run['s'], eta=em.eta), {k: v for k, v in run.items() if k != 's'} | dict(run=who))
         if progress: pbar.set_postfix_str(f"objective {run['trace'][-1]:.1f}")
-        if not any(run['kept'][-n_groups:]) and len(run['kept']) >= n_groups: break
-    return _finish(em, run, start)
+        if not any(run['kept'][-em.K:]) and len(run['kept']) >= em.K: break
+    return run
 
 # %% ../nbs/10_reward_models.ipynb #d06ae33f
 def _begin(em, lr, path, who):

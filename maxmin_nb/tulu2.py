@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import Scale, atomic, duration, file_sha256, get_scale, load_arrays, read_json, require, write_json
+from .core import Scale, atomic, duration, file_sha256, get_scale, load_arrays, locked, read_json, read_table, require, write_json, write_table
 from .text import BLAME, PRAISE, SOUPS, WORDS, LanguageModel, load_model, load_preferences, tiny_model
 from .preferences import Comparisons
 from .policy import load_rollout
@@ -65,6 +65,7 @@ def tulu2_queue(
     data: str='',        # folder rm_training of the Personalized Soups archive; empty: simulated annotators
 ) -> list:
     "`Settings` of every study, the most telling first. Raises ValueError for an unknown pair."
+    require(len(pairs) and len(ratios) and len(seeds), f"there are {len(pairs)} pairs, {len(ratios)} ratios and {len(seeds)} seeds; there must be one of each at least")
     for p in pairs: require(p in PAIRS, f"there is no pair {p!r}; pairs are {', '.join(PAIRS)}")
     prompts = prompts or instruction_prompts(scale.n_prompts, scale.n_heldout)
     prompts = tuple(map(tuple, prompts))
@@ -218,12 +219,13 @@ def run_tulu2(
     minutes: float=np.inf, # begin no further policy after so many minutes
     lm=None,    # the language model; None loads the scale's
     part=(1, 1),# (i, n): only every n-th study, from the i-th
+    microbatch=None, # responses a backward pass, for memory; None takes a minibatch at once
 ) -> dict:
     "Run what the tables lack; return them."
     i, n = part
     require(1 <= i <= n, f"part is {i}/{n}; it must be from 1/{n} to {n}/{n}")
     lm = lm or load_policy_model(queue[0].scale.model)
-    return run_queue(queue[i-1::n], out, prefix, say, minutes, partial(Tulu2Study, lm=lm))
+    return run_queue(queue[i-1::n], out, prefix, say, minutes, partial(Tulu2Study, lm=lm, microbatch=microbatch))
 
 # %% ../nbs/15_tulu2_experiment.ipynb #0aa3951b
 PERSONAS = {' / '.join(v): k for k, v in PAIRS.items()}
@@ -339,9 +341,12 @@ def judge_tables(
     path,       # .parquet: what it holds is not asked again
     say=print,  # where sentences about the progress go
 ):
-    "A row for each trained policy and group: win rate against the reference's first answer by the judge, its position bias, what it did not decide, and κ with the formula."
+    "A row for each trained policy and group: win rate against the reference's first answer by the judge, its position bias, what it did not decide, and κ with the formula. Raises BlockingIOError where another process writes the file."
+    with locked(Path(path).parent, f'.{Path(path).name}.lock', what=f'the file {path}'): return _judge_tables(texts, make_judge, path, say)
+
+def _judge_tables(texts, make_judge, path, say):
     import pandas as pd
-    done = pd.read_parquet(path).to_dict('records') if Path(path).is_file() else []
+    done = read_table(path).to_dict('records') if Path(path).is_file() else []
     have = {tuple(r[k] for k in [*KEY, 'persona']) for r in done}
     first = texts[(texts['sample'] == 0) & texts.method.isin(['reference', 'single', 'maxmin'])]
     for key, t in first.groupby([k for k in KEY if k != 'method'], sort=False):
@@ -354,7 +359,7 @@ def judge_tables(
             both = agreement(j, gold_judge(persona).compare(*args))
             done.append(dict(zip(KEY, (*key, m))) | dict(persona=persona, judge=j.judge) | win | bias | dict(undecided=int(np.isnan(j.verdict).sum()), unparsed=len(j.unparsed), failed=j.failed, asked=j.asked, agree=both['agree'], kappa=both['kappa'][0]))
             say(f'{persona}, {m}, ratio {key[2]:g}: {j}')
-            with atomic(path) as tmp: pd.DataFrame(done).to_parquet(tmp, index=False)
+            write_table(path, pd.DataFrame(done))
     return pd.DataFrame(done)
 
 # %% ../nbs/15_tulu2_experiment.ipynb #15841bd3
@@ -472,6 +477,8 @@ def plan_text(
     "Memory, time and judge calls of a queue, in words. Nothing is loaded."
     c = queue[0].scale
     require(c.model in SHAPES, f"the shape of {c.model!r} is not known here; it must be one of {', '.join(SHAPES)}")
+    require(dtype in DTYPES, f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    require(gpus >= 0 and 0 < flops < np.inf and 0 < bandwidth < np.inf and (memory is None or memory > 0), f"gpus is {gpus}, flops {flops:g}, bandwidth {bandwidth:g} and memory {memory}; all must be positive (gpus may be 0)")
     shape, prompt = SHAPES[c.model], prompt or (128 if c.name == 'paper' else 28)
     kept = min(Tulu2Study.kept, c.n_prompts)*c.n_responses if queue[0].data or c.name == 'paper' else None
     m, s = plan_memory(shape, c, dtype, prompt, kept), plan_step(shape, c, flops, bandwidth, dtype, prompt=prompt)
@@ -554,7 +561,7 @@ def load_tables(
     "The three tables, or None where there are none."
     import pandas as pd
     paths = {n: Path(f'{prefix}_{n}.parquet') for n in ('runs', 'steps', 'texts')}
-    return {n: pd.read_parquet(p) for n, p in paths.items()} if all(p.is_file() for p in paths.values()) else None
+    return {n: read_table(p) for n, p in paths.items()} if all(p.is_file() for p in paths.values()) else None
 
 # %% ../nbs/15_tulu2_experiment.ipynb #df0899d9
 def opposition(

@@ -8,11 +8,10 @@ __all__ = ['Slider', 'Choice', 'Interactive', 'interactive_figure', 'interactive
 # %% ../nbs/tools/widgets.ipynb #5388e351
 import asyncio, base64, io, threading, time
 from dataclasses import dataclass
-from html import escape
 import matplotlib.pyplot as plt, numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastcore.basics import patch
-from .core import require
+from .core import escaped as escape, require, visible
 from .plots import new_figure
 
 # %% ../nbs/tools/widgets.ipynb #42219176
@@ -113,7 +112,7 @@ def widget(self:Interactive):
 def _repr_mimebundle_(self:Interactive, include=None, exclude=None):
     "All forms of the output."
     with self._lock: picture, alt, png = self._frame(**self.start())
-    forms = {'text/plain': alt, 'text/html': f'{picture}<p>{escape(alt)}</p>'} | ({'image/png': png} if png else {})
+    forms = {'text/plain': visible(alt), 'text/html': f'{picture}<p>{escape(alt)}</p>'} | ({'image/png': png} if png else {})
     try: widget = self.widget()._repr_mimebundle_()
     except ImportError: widget = {}
     return widget | forms
@@ -143,7 +142,7 @@ def interactive_figure(
         alt = draw(axs, **values)
         png = _png(fig)
         fig.set_layout_engine('none')
-        return f'<img src="data:image/png;base64,{png}" alt="{escape(alt, quote=True)}"/>', alt, png
+        return f'<img src="data:image/png;base64,{png}" alt="{escape(alt)}"/>', alt, png
     return Interactive(frame, controls)
 
 # %% ../nbs/tools/widgets.ipynb #f9143096

@@ -1,12 +1,11 @@
 "A run killed by `kill -9` at a random moment and started again ends with the same weights bit for bit, and with the same log."
-import json, multiprocessing, os, random, signal, time
+import json, os, random, signal, time
 from pathlib import Path
 import pytest
+from forks import process
 
 PROMPTS = ['a good film', 'a bad film', 'the plot', 'music and story']
 STEPS = 4
-forkserver = multiprocessing.get_context('forkserver')
-forkserver.set_forkserver_preload(['maxmin_nb.maxmin_ppo', 'peft', 'transformers.models.llama.modeling_llama', 'accelerate', 'safetensors.numpy', 'fit_once'])
 
 def train(folder, die_in=None):
     "The run; with `die_in` it kills itself while it writes the checkpoint of that step, before the file is in its place."
@@ -26,8 +25,7 @@ def train(folder, die_in=None):
 
 def child(folder, after=None, die_in=None):
     "Run in a process of its own; kill it after so many seconds. The exit code."
-    p = forkserver.Process(target=train, args=(str(folder), die_in))
-    p.start()
+    p = process(train, str(folder), die_in)
     p.join(after)
     if p.is_alive(): os.kill(p.pid, signal.SIGKILL)
     p.join()

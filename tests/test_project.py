@@ -41,7 +41,7 @@ THEORY = [m for m, p in HOME.items() if chapter(p) is not None and chapter(p) <=
 
 
 def copy_project(to):
-    for name in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE'): shutil.copy(ROOT/name, to)
+    for name in ('settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'CITATION.cff', 'constraints.txt', 'LICENSE'): shutil.copy(ROOT/name, to)
     ignore = shutil.ignore_patterns('.ipynb_checkpoints', '__pycache__')
     shutil.copytree(NBS, to/'nbs', ignore=ignore)
     shutil.copytree(LIB, to/'maxmin_nb', ignore=ignore)
@@ -120,20 +120,31 @@ def test_theory_is_light(module):
     assert min(float(run(*given)[0]) for _ in range(3)) < .5
 
 
+@pytest.mark.parametrize('module', ['maxmin_nb', 'maxmin_nb.core', 'maxmin_nb.cli'])
+def test_import_is_quick(module):
+    "Under 0.3 s of processor time beyond NumPy, and neither torch nor transformers."
+    code = f'import time, sys; import numpy; t = time.process_time(); import {module}; print(time.process_time() - t, *sys.modules)'
+    def run(): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    seconds, *loaded = min((run() for _ in range(3)), key=lambda o: float(o[0]))
+    assert float(seconds) < .3 and not {'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(loaded)
+
+
 def dangers(code):
     "What in `code` could run somebody else's: pickles, torch.load, trust_remote_code=True, allow_pickle=True, eval, exec."
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import): found = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom): found = [node.module or '', *(f'{node.module}.{a.name}' for a in node.names)]
         elif isinstance(node, (ast.Attribute, ast.Name)): found = [ast.unparse(node)]
-        elif isinstance(node, ast.keyword) and not (isinstance(node.value, ast.Constant) and node.value.value is False): found = [node.arg]
+        elif isinstance(node, ast.keyword) and not (isinstance(node.value, ast.Constant) and node.value.value is False): found = [f'{node.arg}=']
         else: continue
-        yield from (f for f in found if f in ('torch.load', 'trust_remote_code', 'allow_pickle', 'eval', 'exec') or f and f.split('.')[0] in ('pickle', 'dill', 'joblib', 'cloudpickle'))
+        yield from (f for f in found if f in ('torch.load', 'trust_remote_code=', 'allow_pickle=', 'shell=', 'eval', 'exec', 'os.system', 'yaml.load') or f and (f.split('.')[0] in ('pickle', 'dill', 'joblib', 'cloudpickle', 'marshal', 'shelve') or f.endswith('read_pickle')))
 
 def test_nothing_dangerous():
-    "No pickle is loaded and no remote code trusted."
-    assert {p.name: list(dangers(p.read_text(encoding='utf-8'))) for p in LIB.glob('*.py')} == {p.name: [] for p in LIB.glob('*.py')}
-    for bad in ('import pickle', 'from torch import load', 'torch.load(f)', 'f(trust_remote_code=True)', 'np.load(f, allow_pickle=x)', 'eval(s)'): assert list(dangers(bad)), bad
+    "No pickle is loaded, no remote code trusted and no shell asked: in the library, the notebooks, the benchmarks and the tools."
+    code = {p.name: p.read_text(encoding='utf-8') for d in (LIB, ROOT/'benchmarks', ROOT/'.ci') for p in d.glob('*.py')}
+    code |= {p.name: '\n'.join(TransformerManager().transform_cell(source(c)) for c in code_cells(p)) for p in PATHS if p.parent.name not in ('exercises', 'solutions')}
+    assert {n: list(dangers(c)) for n, c in code.items()} == {n: [] for n in code}
+    for bad in ('import pickle', 'from torch import load', 'torch.load(f)', 'f(trust_remote_code=True)', 'np.load(f, allow_pickle=x)', 'eval(s)', 'subprocess.run(s, shell=True)', 'pd.read_pickle(f)'): assert list(dangers(bad)), bad
     assert not list(dangers('model.eval(); f(trust_remote_code=False) # pickle'))
 
 
@@ -169,7 +180,7 @@ def test_wheel(tmp_path):
         names = z.namelist()
         read = lambda end: z.read(next(n for n in names if n.endswith(end))).decode()
         points, meta = read('.dist-info/entry_points.txt'), read('.dist-info/METADATA')
-    assert {f'maxmin_nb/{p.name}' for p in LIB.glob('*.py')} <= set(names)
+    assert {f'maxmin_nb/{p.name}' for p in LIB.glob('*.py')} | {'maxmin_nb/py.typed'} <= set(names)
     assert not [n for n in names if n.split('/')[0] not in ('maxmin_nb', wheel.name.split('-py3')[0] + '.dist-info')]
     assert any(n.endswith('LICENSE') for n in names)
     assert 'maxmin = maxmin_nb.cli:main' in points
@@ -183,3 +194,10 @@ def test_versions_agree():
     version = ini['DEFAULT']['version']
     assert f'__version__ = "{version}"' in (LIB/'__init__.py').read_text(encoding='utf-8')
     assert f'\nversion: {version}\n' in (ROOT/'CITATION.cff').read_text(encoding='utf-8')
+    assert f'\n## {version}' in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+
+def test_extras_are_in_the_readme():
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    extras = [k.removesuffix('_requirements') for k in ini['DEFAULT'] if k.endswith('_requirements')]
+    assert extras and all(f"pip install '.[{e}]'" in (ROOT/'README.md').read_text(encoding='utf-8') for e in extras)

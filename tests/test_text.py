@@ -53,3 +53,28 @@ def test_prompts_are_distinct_and_split():
 
 def test_brevity():
     assert brevity([0, 16, 32], 32).tolist() == [1, .5, 0]
+
+def test_weights_in_the_hubs_cache_are_compared_with_their_checksum(tmp_path):
+    "In a cache laid out as the hub's client does it: files are links to blobs that are called by their SHA-256."
+    import os, subprocess, sys
+    code = '''if 1:
+        import sys
+        from pathlib import Path
+        from maxmin_nb.core import file_sha256
+        from maxmin_nb.text import load_model, tiny_model
+        made, repo, commit = Path(sys.argv[1])/'made', Path(sys.argv[1])/'hub/models--me--tiny', 'a'*40
+        lm = tiny_model()
+        for o in (lm.model, lm.tokenizer): o.save_pretrained(made)
+        for d in ('refs', 'blobs', f'snapshots/{commit}'): (repo/d).mkdir(parents=True)
+        (repo/'refs/main').write_text(commit)
+        for f in made.iterdir():
+            blob = repo/'blobs'/file_sha256(f)
+            f.rename(blob); (repo/'snapshots'/commit/f.name).symlink_to(blob)
+        assert load_model('me/tiny').model.num_parameters() == lm.model.num_parameters() == load_model('me/tiny', commit).model.num_parameters()
+        weights = (repo/'snapshots'/commit/'model.safetensors').resolve()
+        data = bytearray(weights.read_bytes()); data[-1] ^= 1; weights.write_bytes(data)
+        try: load_model('me/tiny')
+        except ValueError as e: print(e)'''
+    done = subprocess.run([sys.executable, '-c', code, tmp_path], capture_output=True, text=True, env=os.environ | dict(HF_HUB_CACHE=str(tmp_path/'hub'), HF_HUB_OFFLINE='1'))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'the weights of me/tiny, is damaged: it does not agree with its checksum; delete it' in done.stdout
