@@ -95,13 +95,25 @@ def resolve(
     c = s.scale
     if c.name == 'paper' and lm is None:
         try:
-            lm, judge = load_model(c.model), classifier_tone()
+            lm, judge = _pinned(c.model), classifier_tone()
             return s, _to_gpu(lm, say), *_prompts(s, lm), lambda texts, length: judge(texts)
         except ConnectionError as e:
             s = replace(s, scale=replace(get_scale('laptop'), n_annotators=c.n_annotators, ratio=c.ratio))
             say(f"The hub cannot be reached ({e}); going on at scale laptop with the embedded model {s.scale.model}, film prompts and VADER, and its other sizes.")
-    lm = lm or load_model(s.scale.model)
+    lm = lm or _load(s.scale.model)
     return s, _to_gpu(lm, say), *_prompts(s, lm), None
+
+def _load(name):
+    "A language model by name; NAME@COMMIT is one of the hub at a commit."
+    hub, _, commit = name.partition('@')
+    return load_model(hub, commit) if commit and not Path(name).is_dir() else load_model(name)
+
+def _pinned(name):
+    "The same, at scale `paper`: a model of the hub is refused without its commit."
+    lm = _load(name)
+    commit = getattr(lm.model.config, '_commit_hash', None)
+    require('@' in name or not commit, f"{name} comes from the hub and is not pinned; name its commit, --model {name}@{commit}, so that another run reads the same weights")
+    return lm
 
 def _prompts(s, lm):
     "(training, held out): one's own, beginnings of one's own texts, or those of the scale."
