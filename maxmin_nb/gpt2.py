@@ -83,6 +83,19 @@ def group_sizes(
     minority = min(max(round(n/(1 + ratio)), 1), n//2)
     return n - minority, minority
 
+# %% ../nbs/14_gpt2_experiment.ipynb #b71d1ddc
+def _load(name):
+    "A language model by name; NAME@COMMIT is one of the hub at a commit."
+    hub, _, commit = name.partition('@')
+    return load_model(hub, commit) if commit and not Path(name).is_dir() else load_model(name)
+
+def _pinned(name):
+    "The same, at scale `paper`: a model of the hub is refused without its commit."
+    lm = _load(name)
+    commit = getattr(lm.model.config, '_commit_hash', None)
+    require('@' in name or not commit, f"{name} comes from the hub and is not pinned; name its commit, --model {name}@{commit}, so that another run reads the same weights")
+    return lm
+
 # %% ../nbs/14_gpt2_experiment.ipynb #23ae6da6
 JUDGES = dict(tone=lambda texts, length: tone(texts), brevity=lambda texts, length: brevity(length, 1))
 
@@ -102,18 +115,6 @@ def resolve(
             say(f"The hub cannot be reached ({e}); going on at scale laptop with the embedded model {s.scale.model}, film prompts and VADER, and its other sizes.")
     lm = lm or _load(s.scale.model)
     return s, _to_gpu(lm, say), *_prompts(s, lm), None
-
-def _load(name):
-    "A language model by name; NAME@COMMIT is one of the hub at a commit."
-    hub, _, commit = name.partition('@')
-    return load_model(hub, commit) if commit and not Path(name).is_dir() else load_model(name)
-
-def _pinned(name):
-    "The same, at scale `paper`: a model of the hub is refused without its commit."
-    lm = _load(name)
-    commit = getattr(lm.model.config, '_commit_hash', None)
-    require('@' in name or not commit, f"{name} comes from the hub and is not pinned; name its commit, --model {name}@{commit}, so that another run reads the same weights")
-    return lm
 
 def _prompts(s, lm):
     "(training, held out): one's own, beginnings of one's own texts, or those of the scale."
@@ -1012,7 +1013,7 @@ def limit_figure(
     over = limit_table(texts, methods); over = over[over.worst > over.limit + 1e-9]
     grid = np.linspace(0, max(t[t.measure == 'KL'].high.max(), 2.2), 150)
     line = np.mean([f(grid) for f in top.values()], 0)
-    fig, ax = new_figure(f'{len(over)} of {sum(t[t.measure == "KL"].by_seed.map(len))} policies do more for the worst-off group than any choice among eight answers of the reference', 'KL from the reference, nats an answer', 'gold utility of the worst-off group (sd)', figsize=(8.6, 4.2))
+    fig, ax = new_figure(f'{len(over)} of {sum(t[t.measure == "KL"].by_seed.map(len))} policies lie above what a choice among {texts["sample"].nunique()} answers of the reference can do for the worst-off group', 'KL from the reference, nats an answer', 'gold utility of the worst-off group (sd)', figsize=(8.6, 4.2))
     ax.plot(grid, line, color='k', ls='-', marker='', label='limit')
     ax.fill_between(grid, line, line.max() + .35, color='.9', lw=0)
     for f in top.values(): ax.plot(grid, f(grid), color='.5', lw=.6, ls='-', marker='')
@@ -1104,7 +1105,7 @@ def exaggerated(
     for report, (loud, lean) in REPORTS.items():
         raw = reported_rewards(z, loud, lean, seed=seed)
         sd = raw/raw.std(2, ddof=1).mean(1)[:, None, None]
-        found = {'MaxMin, raw': solve_maxmin(flat, raw, beta), 'MaxMin, sd': solve_maxmin(flat, sd, beta), 'soft minimum, sd': solve_maxmin(flat, sd, beta, SoftMin(.25, (6/7, 1/7))), 'regret, sd': solve_minmax_regret(flat, sd, beta)}
+        found = {'MaxMin, raw': solve_maxmin(flat, raw, beta), 'MaxMin, sd': solve_maxmin(flat, sd, beta), 'soft minimum, sd': solve_maxmin(flat, sd, beta, SoftMin(.25)), 'regret, sd': solve_minmax_regret(flat, sd, beta)}
         rows += [dict(report=report, rule=n, majority=(s.policy*z[0]).sum(1).mean(), minority=(s.policy*z[1]).sum(1).mean(), kl=float(kl_divergence(s.policy, flat))) for n, s in found.items()]
     return pd.DataFrame(rows)
 
