@@ -874,7 +874,7 @@ def curves_figure(
     "Gold scores of both groups over the steps of training. Returns the figure and its text."
     y = {(m, u): _by_step(steps, m, f'gold_{u}') for m in methods for u in ('majority', 'minority')}
     end = {k: v.iloc[:, -4:].to_numpy().mean() for k, v in y.items()}
-    said = '; '.join(f"{NAMES[m]} {end[m, 'majority']:+.2f} and {end[m, 'minority']:+.2f}".replace('\n', ' ') for m in methods)
+    said = '; '.join(f"{m} {end[m, 'majority']:+.2f} and {end[m, 'minority']:+.2f}" for m in methods)
     fig, axs = new_figure(f'Majority and minority over the last four steps: {said} sd', 'PPO step', ncols=len(methods), sharey=True)
     for ax, m in zip(np.atleast_1d(axs), methods):
         for i, u in enumerate(('majority', 'minority')):
