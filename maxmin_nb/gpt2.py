@@ -6,11 +6,11 @@
 __all__ = ['JUDGES', 'REFERENCE', 'KEY', 'STUDY', 'GOLD', 'UTILITIES', 'NAMES', 'BETAS', 'PAID', 'REPORTS', 'Settings',
            'check_settings', 'group_sizes', 'resolve', 'split_prompts', 'expected_seconds', 'expected_gigabytes',
            'Study', 'GoldRewards', 'ci', 'text_table', 'utilities_figure', 'training_figure', 'annotators_figure',
-           'load_study', 'merge', 'collect', 'whole_study', 'read_tables', 'run_queue', 'pick', 'missing', 'gains',
-           'estimate', 'measures', 'compare', 'main_table', 'methods_figure', 'curves_figure', 'sweep', 'sweep_table',
-           'trend', 'sweep_figure', 'em_table', 'reference_table', 'limits', 'limit_table', 'choosing', 'limit_figure',
-           'over_figure', 'steered_table', 'reported_rewards', 'exaggerated', 'habits', 'overrated', 'verdict',
-           'claims']
+           'load_study', 'merge', 'collect', 'whole_study', 'run_queue', 'read_tables', 'pick', 'missing', 'gains',
+           'estimate', 'measures', 'compare', 'main_table', 'methods_figure', 'curves_figure', 'by_setting',
+           'sweep_table', 'trend', 'sweep_figure', 'em_table', 'reference_table', 'limits', 'limit_table', 'choosing',
+           'limit_figure', 'over_figure', 'steered_table', 'reported_rewards', 'exaggerated', 'habits', 'overrated',
+           'verdict', 'claims']
 
 # %% ../nbs/14_gpt2_experiment.ipynb #0ca3f6c1
 import json, os, time
@@ -22,15 +22,14 @@ import numpy as np
 from .core import (METHODS, Scale, atomic, duration, file_sha256, fingerprint, get_scale, load_arrays, provenance, read_json, require, save_arrays, write_json)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
-from .rlhf import kl as kl_divergence
-from .mixture import fit_mixture, match_groups
+from .mixture import match_groups
 from .welfare import CVaR, SoftMin
-from .maxmin import ceiling, frontier, resample, solve_maxmin, solve_minmax_regret
+from .maxmin import ceiling, frontier, resample, solve_maxmin
 from .policy import Policy, load_rollout, save_rollout
 from .reward_models import RewardHeads, features, fit_heads, load_heads, save_heads
 from .ppo import PPO
 from .maxmin_ppo import MaxMinPPO
-from .evaluation import Responses, bootstrap, distinct_bigrams, html_figure, html_table, respond, summarise, wins, worst_off_gain, write_report
+from .evaluation import Responses, bootstrap, html_figure, html_table, respond, summarise, wins, worst_off_gain, write_report
 from .plots import COLORS, LINES, MARKERS, new_figure, save_figure
 
 # %% ../nbs/14_gpt2_experiment.ipynb #da50085c
@@ -685,10 +684,7 @@ def _key(s, method):
     "What tells a method of a study apart from all others."
     return (' / '.join(s.wants), s.seed, float(s.scale.ratio), s.scale.n_annotators, float(s.angle), s.n_groups, s.hostile, float(s.min_share), s.rewards, method)
 
-def read_tables(
-    prefix, # of the three tables: PREFIX_runs.parquet and so on
-) -> dict:
-    "Finished runs as data frames 'runs', 'steps' and 'texts'; an empty dictionary where there are none. Raises ValueError if some are missing or damaged."
+def _read_tables(prefix):
     import pandas as pd
     paths = {n: Path(f'{prefix}_{n}.parquet') for n in ('runs', 'steps', 'texts')}
     there = [p.is_file() for p in paths.values()]
@@ -723,7 +719,7 @@ def run_queue(
 ) -> dict:
     "Train and judge what the tables lack; after each policy they are written anew. Returns the tables."
     out, t0, spent, trained = Path(out), time.perf_counter(), 0., 0
-    tables = read_tables(prefix)
+    tables = _read_tables(prefix)
     done = lambda: set(tables['runs'][KEY].apply(tuple, axis=1)) if tables else set()
     todo = [(s, m) for s in studies for m in s.methods if _key(s, m) not in done()]
     say(f'{sum(len(s.methods) for s in studies) - len(todo)} of {sum(len(s.methods) for s in studies)} policies are in {prefix}_runs.parquet; {len(todo)} to do.')
@@ -750,6 +746,18 @@ def _describe(s):
 def _folder(s):
     "A name for the folder of a study: its settings in words, and a fingerprint of all of them."
     return ''.join(c if c.isalnum() else '-' for c in _describe(s).replace('°', '').replace(', ', '-')) + '-' + fingerprint(asdict(s))[:8]
+
+# %% ../nbs/14_gpt2_experiment.ipynb #982cc669
+from .rlhf import kl as kl_divergence
+from .mixture import fit_mixture
+from .maxmin import solve_minmax_regret
+from .evaluation import distinct_bigrams
+
+def read_tables(
+    prefix, # of the three tables: PREFIX_runs.parquet and so on
+) -> dict:
+    "Finished runs as data frames 'runs', 'steps' and 'texts'; an empty dictionary where there are none. Raises ValueError if some are missing or damaged."
+    return _read_tables(prefix)
 
 # %% ../nbs/14_gpt2_experiment.ipynb #54486272
 STUDY = dict(ratio=6., angle=90., n_groups=2, hostile=0, min_share=0., rewards='learned') # settings of the main table
@@ -886,7 +894,7 @@ def curves_figure(
     return fig, f'Gold scores over the steps of training. Means of the last four: {said}.'
 
 # %% ../nbs/14_gpt2_experiment.ipynb #294c0d46
-def sweep(
+def by_setting(
     texts,    # the table `texts`
     by: str,  # a setting, such as 'ratio'
     methods,  # names; a value of the setting counts if all of them were run there
@@ -897,7 +905,7 @@ def sweep(
     return {v: t for v, t in at.items() if set(methods) <= set(t.method)}
 
 def sweep_table(
-    swept, # of `sweep`
+    swept, # of `by_setting`
     methods=('single', 'maxmin'), # names
 ):
     "`measures` at each value of the setting, in the column `at`."
@@ -905,7 +913,7 @@ def sweep_table(
     return pd.concat([measures(t, list(methods)).assign(at=v) for v, t in swept.items()], ignore_index=True)
 
 def trend(
-    swept,                     # of `sweep`
+    swept,                     # of `by_setting`
     method: str,               # whose utility
     group: int=1,              # 0 majority, 1 minority
     f=np.log2,                 # what the utility is taken to be linear in
@@ -922,7 +930,7 @@ def trend(
 
 # %% ../nbs/14_gpt2_experiment.ipynb #a870f386
 def sweep_figure(
-    swept,        # of `sweep`
+    swept,        # of `by_setting`
     xlabel: str,  # the setting
     names,        # function of a value: its tick
     title: str,   # what the figure says
@@ -1150,7 +1158,7 @@ def claims(
     main, rows = pick(texts), []
     def row(claim, e, sign=1, by='paper'): rows.append(dict(claim=claim, by=by, measured=ci(e), seeds=len(e['by_seed']), verdict=verdict(e, sign))) if e else None
     utility = lambda t, m, u: estimate(list(gains(t, m).values()), UTILITIES[u]) if m in set(t.method) else None
-    ratios, angles = (sweep(texts, by, ('single', 'maxmin')) for by in ('ratio', 'angle'))
+    ratios, angles = (by_setting(texts, by, ('single', 'maxmin')) for by in ('ratio', 'angle'))
     row('6:1, single reward: the minority is worse off than under the reference (utility below 0)', utility(main, 'single', 'minority'), -1)
     row("single reward: the minority's utility falls with the ratio (slope for a doubling below 0)", trend(ratios, 'single'), -1)
     row("single reward: it falls with disagreement (slope for 45° below 0)", trend(angles, 'single', f=lambda a: a/45), -1)

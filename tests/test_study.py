@@ -7,7 +7,7 @@ from maxmin_nb import gpt2
 from maxmin_nb.cli import main
 from maxmin_nb.core import get_scale, load_arrays, read_json
 from maxmin_nb.gpt2 import (GOLD, KEY, METHODS, STUDY, UTILITIES, GoldRewards, Settings, Study, choosing, claims, collect, compare, curves_figure, em_table, estimate, exaggerated, gains, habits, limit_figure, limit_table,
-                            limits, load_study, main_table, measures, merge, methods_figure, missing, over_figure, overrated, pick, read_tables, reference_table, reported_rewards, resolve, run_queue, steered_table, sweep,
+                            limits, load_study, main_table, measures, merge, methods_figure, missing, over_figure, overrated, pick, read_tables, reference_table, reported_rewards, resolve, run_queue, steered_table, by_setting,
                             sweep_figure, sweep_table, trend, verdict, whole_study)
 from maxmin_nb.text import load_model
 
@@ -386,7 +386,7 @@ def test_main_table_and_figures_say_the_numbers(study):
     assert 'single reward +7.0' not in over_figure(pick(study['steps']), ['single'])[1] and 'single reward +5.0 learned, +0.6 gold' in over_figure(pick(study['steps']), ['single'])[1]
 
 def test_the_sweep_and_its_trend(study):
-    s = sweep(study['texts'], 'ratio', ('single', 'maxmin'))
+    s = by_setting(study['texts'], 'ratio', ('single', 'maxmin'))
     assert list(s) == [1, 2, 4, 6, 8]
     s.pop(6)
     e = trend(s, 'single')
