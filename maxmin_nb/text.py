@@ -214,7 +214,7 @@ def _from_hub(name, revision):
         return lm
     except OSError as e:
         why = str(e).strip().splitlines()[0]
-        if 'safetensors' in why: raise ValueError(f"{name} offers no safetensors weights on the hub; other weights are pickles, which are not loaded: convert them once with save_pretrained and pass the folder") from None
+        if 'safetensors' in why: raise ValueError(f"{name} offers no safetensors weights on the hub; other weights are pickles, which are not loaded: convert them once and pass the folder: python -c \"from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; n = '{name}'; M.from_pretrained(n).save_pretrained('converted'); T.from_pretrained(n).save_pretrained('converted')\"") from None
         raise ConnectionError(f"the model {name!r} is neither a folder here nor could it be had from the model hub ({why}); check the name and the connection, or use smollm2-135m, which comes from PyPI") from None
 
 # %% ../nbs/08_text.ipynb #53319d15

@@ -6,7 +6,9 @@ import numpy as np, pytest
 from maxmin_nb import gpt2
 from maxmin_nb.cli import main
 from maxmin_nb.core import get_scale, load_arrays, read_json
-from maxmin_nb.gpt2 import KEY, METHODS, GoldRewards, Settings, Study, collect, load_study, merge, resolve, run_queue, whole_study
+from maxmin_nb.gpt2 import (GOLD, KEY, METHODS, STUDY, UTILITIES, GoldRewards, Settings, Study, choosing, claims, collect, compare, curves_figure, em_table, estimate, exaggerated, gains, habits, limit_figure, limit_table,
+                            limits, load_study, main_table, measures, merge, methods_figure, missing, over_figure, overrated, pick, read_tables, reference_table, reported_rewards, resolve, run_queue, steered_table, by_setting,
+                            sweep_figure, sweep_table, trend, verdict, whole_study)
 from maxmin_nb.text import load_model
 
 SMOKE = get_scale('smoke')
@@ -311,3 +313,160 @@ def test_the_whole_study_is_what_the_chapter_says():
     keys = [_key(s, m) for s in q for m in s.methods]
     assert len(set(keys)) == len(keys)
     assert {(s.scale.ratio, s.scale.n_annotators) for s in q} == {(1, 42), (2, 42), (6, 42), (10, 44), (20, 42)}
+
+def test_a_model_of_the_hub_is_pinned(monkeypatch):
+    "At scale paper a model that came from the hub without a commit is refused, and the refusal names it; with one, that commit is what is loaded."
+    from maxmin_nb.text import tiny_model
+    lm, asked = tiny_model(), []
+    monkeypatch.setattr(lm.model.config, '_commit_hash', 40*'a', raising=False)
+    monkeypatch.setattr(gpt2, 'load_model', lambda *a: asked.append(a) or lm)
+    monkeypatch.setattr(gpt2, 'classifier_tone', lambda: lambda texts: np.zeros(len(texts)))
+    monkeypatch.setattr(gpt2, 'imdb_prompts', lambda n, h, lm, seed: (['a'], ['b']))
+    with pytest.raises(ValueError, match=f"is not pinned; name its commit, --model lvwerra/gpt2-imdb@{40*'a'}"): resolve(Settings(get_scale('paper')), quiet)
+    assert resolve(Settings(replace(get_scale('paper'), model=f"a/b@{40*'c'}")), quiet)[1] is lm and asked[-1] == ('a/b', 40*'c')
+
+# Results: a small made-up table whose numbers are known.
+
+MINORITY = {1: -.1, 2: -.3, 4: -.5, 8: -.7}  # under single reward, at each ratio: .2 less at each doubling
+
+SIX = dict(single=(1., -.6), majority=(1.1, -.9), minority=(-.2, 1.5), maxmin=(.3, .2), jump=(.25, .35), resample=(.1, .4))
+
+def made(ratio=6., us=SIX, seeds=(0, 1), P=6, noise=.1, **where):
+    "(runs, steps, texts) of one setting: each method's utilities are exact, to rounding."
+    import pandas as pd
+    key = STUDY | dict(groups='tone / brevity', annotators=10, ratio=ratio) | where
+    runs, steps, texts = [], [], []
+    for s in seeds:
+        rng = np.random.default_rng((s, 7))
+        ref = rng.normal(size=(2, P, 4))
+        def answer(m, p, j, g): texts.append(key | dict(seed=s, method=m, prompt=f'p{p}', sample=j, text=f'{m} says {p} and {j} more', tokens=5 + j, kl=0. if m == 'reference' else 1., nll=1., learned=[2*g[0], g[1]], gold_majority=g[0], gold_minority=g[1]))
+        for p in range(P):
+            for j in range(4): answer('reference', p, j, ref[:, p, j])
+        for m, u in us.items():
+            e = rng.normal(size=(2, P))*noise; e -= e.mean(1, keepdims=True)
+            for p in range(P): answer(m, p, 0, ref[:, p].mean(1) + u + e[:, p])
+            w = where.get('n_groups', 2)
+            if m != 'resample': steps += [key | dict(seed=s, method=m, step=i, group=k + 1, utility=0., utility_se=.1, reward=2.*i, weight=(k + 1)/(w*(w + 1)/2), kl=i/2, gold_majority=u[0]*i/4, gold_minority=u[1]*i/4) for i in range(1, 5) for k in range(w)]
+        runs += [key | dict(seed=s, method=m, kl=0. if m == 'reference' else 1., em_right=10 - (ratio == 8), group_shares=json.dumps([.8, .2]), reward_correlation=json.dumps({'group 1': {'tone': .6, 'brevity': -.1}, 'group 2': {'tone': .1, 'brevity': .9}})) for m in ('reference', *us)]
+    return dict(zip(('runs', 'steps', 'texts'), map(pd.DataFrame, (runs, steps, texts))))
+
+@pytest.fixture(scope='module')
+def study():
+    hostile = [made(6., dict(maxmin=(-.3, -.1), softmin=(.2, .1), cvar=(.1, .1)), (0,), n_groups=3, hostile=1), made(6., dict(maxmin=(.3, .3)), (0,), n_groups=3, hostile=1, min_share=.05)]
+    return merge([made(), *(made(float(r), dict(single=(1., m), maxmin=(.3, .2))) for r, m in MINORITY.items()), *hostile])
+
+def test_utilities_are_differences_to_the_reference(study):
+    t = pick(study['texts'])
+    x = gains(t, 'maxmin')
+    assert list(x) == [0, 1] and x[0].shape == (2, 6) and np.allclose([o.mean(1) for o in x.values()], [.3, .2]) and np.allclose(list(gains(t, 'reference').values()), 0)
+    m = measures(t).set_index(['method', 'measure'])
+    assert np.isclose(m.loc[('single', 'worst-off'), 'mean'], -.6) and np.allclose(m.loc[('single', 'worst-off'), 'by_seed'], [-.6, -.6]) and np.isclose(m.loc[('maxmin', 'KL'), 'mean'], 1)
+    assert np.isclose((e := compare(t, 'maxmin', 'single'))['mean'], .8) and e['low'] < .8 < e['high'] and compare(t, 'maxmin', 'regret') is None
+    with pytest.raises(ValueError, match='several settings; pick one ratio'): gains(study['texts'], 'single')
+    assert missing(study['runs'], ['single', 'regret']) == ['regret'] and missing(study['runs'], ['single'], ratio=3.) == ['single']
+
+def test_intervals_are_those_of_the_mean():
+    "Two seeds of independent prompts: the interval of the mean of both is that of a normal law; a paired difference has a smaller one than its parts."
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(1, 300)) for _ in range(2)]
+    e = estimate(x)
+    assert np.isclose(e['mean'], np.mean([o.mean() for o in x])) and np.isclose(e['high'] - e['low'], 2*1.96/600**.5, rtol=.1)
+    both = [np.r_[o, o + .01*rng.normal(size=o.shape)] for o in x]
+    paired = estimate(both, lambda m: m[0] - m[1])
+    assert paired['high'] - paired['low'] < .05*(e['high'] - e['low'])
+
+def test_main_table_and_figures_say_the_numbers(study):
+    t = pick(study['texts'])
+    table = main_table(t, ['reference', 'single', 'maxmin'])
+    assert list(table.index) == ['reference', 'single', 'maxmin'] and table.loc['single', 'minority'].startswith('-0.60 [') and table.loc['maxmin', 'seeds'] == 2 and table.loc['reference', 'tokens'] == 5
+    for fig, alt in (methods_figure(measures(t, ['single', 'maxmin'])), curves_figure(pick(study['steps']), ['single', 'maxmin']), limit_figure(t, ['single', 'maxmin', 'resample']), over_figure(pick(study['steps']), ['single', 'minority'])):
+        assert all(ax.get_xlabel() or ax.get_xticklabels() for ax in fig.axes) and fig.get_suptitle() and len(alt) > 60
+        import matplotlib.pyplot as plt; plt.close(fig)
+    assert '+1.00 and -0.60' in methods_figure(measures(t, ['single']))[1]
+    assert 'single reward +7.0' not in over_figure(pick(study['steps']), ['single'])[1] and 'single reward +5.0 learned, +0.6 gold' in over_figure(pick(study['steps']), ['single'])[1]
+
+def test_the_sweep_and_its_trend(study):
+    s = by_setting(study['texts'], 'ratio', ('single', 'maxmin'))
+    assert list(s) == [1, 2, 4, 6, 8]
+    s.pop(6)
+    e = trend(s, 'single')
+    assert np.isclose(e['mean'], -.2) and e['high'] < -.1 and np.allclose(e['by_seed'], -.2) and np.isclose(trend(s, 'maxmin')['mean'], 0)
+    assert trend({1: s[1]}, 'single') is None
+    t = sweep_table(s); t = t[(t.method == 'single') & (t.measure == 'minority')].set_index('at')
+    assert np.allclose(t['mean'], list(MINORITY.values()))
+    fig, alt = sweep_figure(s, 'ratio', lambda v: f'{v:g}:1', 'a title')
+    assert '8:1 +0.90 [' in alt and [o.get_text() for o in fig.axes[0].get_xticklabels()] == ['1:1', '2:1', '4:1', '8:1']
+
+def test_no_choice_among_the_answers_is_above_the_limit(study):
+    t = pick(study['texts'], ratio=6.); t = t[t.seed == 0]
+    z = reference_table(t); top = limits(t)[0]
+    assert z.shape == (2, 6, 4) and np.allclose(z[0, 2], t[(t.method == 'reference') & (t.prompt == 'p2')].gold_majority)
+    z = z - z.mean((1, 2), keepdims=True)
+    for a in (.1, .5, 2.):
+        for pi in np.random.default_rng(3).dirichlet(np.full(4, a), (200, 6)):
+            k = (pi*np.log(np.maximum(pi, 1e-300)*4)).sum(1).mean()
+            assert (pi*z).sum(2).mean(1).min() <= top(k) + 1e-9
+    c = choosing(t, learned=False)
+    assert top(c['kl']) - .05 < min(c['majority'], c['minority']) <= top(c['kl']) + 1e-8          # gold in other units, and the best there is
+    rows = limit_table(t, ['maxmin']).iloc[0]
+    assert np.isclose(rows.worst, .2) and rows.kl == 1 and np.isclose(rows.limit, top(1.))
+
+def test_who_was_found_and_who_was_steered(study):
+    em = em_table(study['runs']).set_index(['ratio', 'n_groups', 'hostile'])
+    assert em.loc[(8, 2, 0), 'in the right group'] == 18 and em.loc[(8, 2, 0), 'of'] == 20 and np.isclose(em.loc[(6, 2, 0), "with the minority's"], .9) and em.loc[(6, 3, 1), 'of'] == 11
+    t = steered_table(study)
+    assert list(t.index) == ['two groups', *(f'a hostile person: {n}' for n in ('MaxMin', 'soft minimum', 'CVaR of one half', 'least share .05'))]
+    assert np.isclose(t.loc['a hostile person: MaxMin', 'worst-off of the two'], -.3) and t.loc['a hostile person: MaxMin', 'the hostile one'] > 0 > t.loc['a hostile person: soft minimum', 'the hostile one'] and np.isnan(t.loc['two groups', 'the hostile one'])
+    assert t.loc['a hostile person: MaxMin', 'weights'] == '0.17 0.33 0.50'
+
+def test_reports_and_what_they_change():
+    "Truth is learned as it is; who is louder is learned louder, and no louder once counted in deviations; who leans is learned to dislike what the others like."
+    z = np.random.default_rng(5).normal(size=(2, 60, 6))
+    unit = lambda r: r.std((1, 2))
+    fit = lambda loud, lean: reported_rewards(z, loud, lean, sizes=(20, 8), n_comparisons=200)
+    corr = lambda r, g, h: np.corrcoef(r[g].ravel(), z[h].ravel())[0, 1]
+    true = fit((1, 1), (0, 0))
+    assert np.allclose(unit(true), 1, atol=.15) and corr(true, 0, 0) > .98 and corr(true, 1, 1) > .98 and abs(corr(true, 1, 0)) < .15 and np.allclose(true.mean((1, 2)), 0)
+    loud = fit((1, 3), (0, 0))
+    assert np.allclose(unit(loud), (1, 3), rtol=.25) and corr(loud, 1, 1) > .98
+    assert corr(fit((1, 1), (0, 1)), 1, 0) < -.5 < abs(corr(fit((1, 1), (0, 1)), 0, 0))
+
+def test_exaggeration_in_units_of_its_own_changes_nothing():
+    t = made(seeds=(0,), P=60)['texts']
+    e = exaggerated(t).set_index(['report', 'rule'])
+    louder = lambda rule: (e.loc[('minority louder', rule)] - e.loc[('truthful', rule)])
+    assert abs(louder('MaxMin, sd')[['majority', 'minority']]).max() < .08 < abs(louder('MaxMin, raw').minority)
+    assert len(e) == 20 and np.isfinite(e).all().all() and (e.kl > -1e-12).all()
+
+def test_habits_and_what_is_overrated(study):
+    t = pick(study['texts'])
+    h = habits(t)
+    assert h.loc['single', 'commonest beginning'].startswith('single says') and h.loc['single', 'at most five tokens'] == 1 and h.loc['single', 'tokens'] == 5
+    o = overrated(t, 'single', n=3)
+    gap = o.learned - o.gold
+    assert len(o) == 3 and (gap.diff().dropna() <= 0).all() and np.allclose(o.learned, 2*o.gold)
+
+def test_claims_have_computed_verdicts(study):
+    assert [verdict(dict(low=a, high=b), s) for a, b, s in ((.1, .2, 1), (-.2, -.1, 1), (-.1, .1, 1), (-.2, -.1, -1), (.1, .2, -1))] == ['holds', 'fails', 'not decided', 'holds', 'fails']
+    c = claims(study).set_index('claim')
+    says = lambda start: c[c.index.str.startswith(start)].iloc[0]
+    assert says('6:1, single reward').verdict == 'holds' and says('6:1, single reward').measured.startswith('-0.60 [') and says('6:1, single reward').seeds == 2
+    assert says('8:1, the worst-off group gains').verdict == 'holds' and says('8:1, EM').verdict == 'fails' and says('8:1, EM').measured == '18 of 20'
+    worse = {n: t.copy() for n, t in study.items()}
+    worse['texts'].loc[(worse['texts'].method == 'maxmin') & (worse['texts'].ratio == 8), GOLD] -= 5
+    assert claims(worse).set_index('claim').verdict[lambda v: v.index.str.startswith('8:1, the worst-off group gains')].iloc[0] == 'fails'
+
+def test_own_run_goes_through_the_same_tables(finished):
+    t = collect([finished[0]])
+    assert list(main_table(t['texts']).index) == ['reference', 'single', 'maxmin'] and set(UTILITIES) < set(main_table(t['texts']).columns)
+
+def test_the_readme_says_what_the_tables_say():
+    "Single reward and the mean lift the majority and lower the minority below the reference; MaxMin, by either rule for the weights or by resampling, lifts both."
+    root = Path(__file__).resolve().parent.parent
+    text = (root/'README.md').read_text(encoding='utf-8')
+    assert 'Single reward and the mean lift the majority and lower the minority below the reference; MaxMin lifts both.' in text and 'results/figures/methods.png' in text
+    tables = read_tables(root/'nbs/results/study')
+    r = pick(tables['runs'])
+    assert 'Forty-two simulated people, thirty-six' in text and gpt2.group_sizes(int(r.annotators.iloc[0]), r.ratio.iloc[0]) == (36, 6) and f'{r.prompts.iloc[0]} held-out prompts' in text
+    m = measures(pick(tables['texts'])).pivot(index='method', columns='measure', values='mean')
+    assert (m.loc[['single', 'mean'], 'majority'] > 0).all() and (m.loc[['single', 'mean'], 'minority'] < 0).all() and (m.loc[['maxmin', 'jump', 'resample'], 'worst-off'] > 0).all()
