@@ -209,13 +209,14 @@ class Study:
     @cached_property
     def machine(self): return provenance()          # measures a matrix product: once a study
 
-    def policy(self):
-        "A fresh policy: the reference, ready to be trained."
-        c = self.scale
-        return Policy(self.lm, c.split, c.lora_r, c.temperature, c.max_new_tokens, self.settings.seed)
-
 # %% ../nbs/14_gpt2_experiment.ipynb #27629de4
 from fastcore.basics import patch
+
+@patch
+def policy(self:Study):
+    "A fresh policy: the reference, ready to be trained."
+    c = self.scale
+    return Policy(self.lm, c.split, c.lora_r, c.temperature, c.max_new_tokens, self.settings.seed)
 
 @patch
 def _claim(self:Study, folder, name, key, value):
