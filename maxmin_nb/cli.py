@@ -173,6 +173,7 @@ def _tulu2_plan(a, queue, dtype):
     return plan_text(queue, dtype, gpus, flops, (a.bandwidth or (3350 if gpus else 20))*1e9, a.gigabytes*1e9 if gpus else None)
 
 def _tulu2(a):
+    from maxmin_nb.gpt2 import processes
     from maxmin_nb.tulu2 import dry_run, endpoint_judge, judge_calls, judge_tables, load_policy_model, run_tulu2
     if a.dry_run: return dry_run(a.out, _say)
     require(bool(a.judge_url) == bool(a.judge_model), "--judge-url and --judge-model belong together; give both")
@@ -184,9 +185,12 @@ def _tulu2(a):
     dtype = a.dtype or ('bfloat16' if c.name == 'paper' else 'float32')
     if a.plan: return _say(_tulu2_plan(a, _tulu2_queue(a), dtype))
     lm = load_policy_model(a.model or c.model, a.revision, dtype)     # before anything is unpacked
-    queue, prefix = _tulu2_queue(a), a.tables or f'{a.out}/tulu2'
+    P, prefix = processes(), a.tables or f'{a.out}/tulu2'
+    if P.rank: P.wait()         # the first process unpacks an archive
+    queue = _tulu2_queue(a)
+    if not P.rank: P.wait()
     tables = run_tulu2(queue, a.out, prefix, _say, a.minutes, lm, tuple(map(int, part)), a.microbatch)
-    if a.judge_url and tables:
+    if a.judge_url and tables and not P.rank:
         try: judge_tables(tables['texts'], endpoint_judge(a.judge_url, a.judge_model, Path(a.out)/'judge', 2*judge_calls(queue)), f'{prefix}_judged.parquet', _say)
         except RuntimeError as e: raise ValueError(str(e)) from None   # a limit was reached
 
@@ -232,3 +236,6 @@ def main(
         _complain(_sentence(e, a))
         return 2
     return 0
+
+# %% ../nbs/tools/cli.ipynb #1287e7b6
+if __name__ == '__main__' and 'ipykernel' not in sys.modules: sys.exit(main())

@@ -99,10 +99,10 @@ def spectate():
 def atomic(
     path, # the file to write
 ):
-    "Yield a temporary path in the same folder; move it to `path` when the block ends well, remove it when it does not, or when this process is a spectator."
+    "Yield a temporary path in the same folder; move it to `path` when the block ends well, remove it when it does not. A spectator writes elsewhere, and removes it."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
+    if not _spectator: path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=None if _spectator else path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
     os.close(fd)
     try:
         yield Path(tmp)

@@ -615,10 +615,7 @@ def prepare(self:Study):
 @patch
 def run(self:Study) -> dict:
     "Run what is not finished yet; return the results. Raises BlockingIOError where another process runs in the same folder."
-    with locked(self.out):
-        sweep(self.out)
-        self.processes.wait()
-        return self._run()
+    with locked(self.out): sweep(self.out); return self._run()
 
 @patch
 def _run(self:Study):

@@ -1,7 +1,10 @@
 "One script for one process and for several (`accelerate launch --multi_gpu --num_processes 2 accelerate_run.py OUT CASE`; without GPUs they use gloo): two steps at scale smoke in float64. GPT-2, since a Llama's RMSNorm passes through float32 whatever the model's precision, which leaves 1e-8."
 import sys
+from dataclasses import replace
 import numpy as np, torch
 from fit_once import heads
+from maxmin_nb.core import get_scale
+from maxmin_nb.gpt2 import Settings, Study
 from maxmin_nb.maxmin_ppo import MaxMinPPO
 from maxmin_nb.policy import Policy
 from maxmin_nb.text import tiny_model
@@ -19,6 +22,13 @@ def one(out, case, kind='gpt2'):
     run.train(PROMPTS, 3, out)
     return run
 
+def study(out):
+    "A whole study with every kind of stage."
+    lm = tiny_model('gpt2')
+    lm.model.double()
+    s = Settings(replace(get_scale('smoke'), model='tiny-gpt2', steps=2), methods=('single', 'maxmin', 'resample'))
+    Study(s, out, lm=lm).run()
+
 def sharded(run):
     "Half of the frozen weights lie here, and an export has all of them."
     held, all_ = (sum(p.numel() for n, p in m.named_parameters() if 'lora_' not in n) for m in (run.policy.net, run.policy.lm.model))
@@ -33,6 +43,7 @@ def sharded(run):
 
 if __name__ == '__main__':
     for case in sys.argv[2:]:
+        if case == 'study': study(f'{sys.argv[1]}/study'); continue
         run = one(f'{sys.argv[1]}/{case}', case)
         mine = np.concatenate([a.ravel() for a in run.policy.state().values()])
         every = run.processes.gather(torch.from_numpy(mine)[None])
