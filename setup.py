@@ -21,6 +21,6 @@ setuptools.setup(
     classifiers=[status[cfg['status']], 'License :: OSI Approved :: Apache Software License', *audiences, *pythons],
     packages=setuptools.find_packages(include=['maxmin_nb', 'maxmin_nb.*']), package_data={cfg['lib_name']: ['py.typed']}, zip_safe=False,
     python_requires=f'>={cfg["min_python"]}', install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'data': cfg['data_requirements'].split(), 'site': cfg['site_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'data': cfg['data_requirements'].split(), 'gpu': cfg['gpu_requirements'].split(), 'site': cfg['site_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d']},
 )

@@ -852,6 +852,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'maxmin_nb.tulu2.Tulu2Study.rows': ('tulu2_experiment.html#tulu2study.rows', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.Tulu2Study.sampled': ('tulu2_experiment.html#tulu2study.sampled', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2._estimate': ('tulu2_experiment.html#_estimate', 'maxmin_nb/tulu2.py'),
+                                 'maxmin_nb.tulu2._four_bits': ('tulu2_experiment.html#_four_bits', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2._judge_tables': ('tulu2_experiment.html#_judge_tables', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2._points': ('tulu2_experiment.html#_points', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2._prompt_means': ('tulu2_experiment.html#_prompt_means', 'maxmin_nb/tulu2.py'),

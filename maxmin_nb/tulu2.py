@@ -27,7 +27,7 @@ from .reward_models import fit_rewards, load_heads, save_heads
 from .maxmin import solve_maxmin
 from .evaluation import bootstrap, wins, worst_off_gain
 from .judges import CRITERIA, ChatJudge, Endpoint, agreement, gold, gold_judge, instruction_prompts
-from .gpt2 import JUDGES, KEY, Settings, Study, group_sizes, run_queue
+from .gpt2 import JUDGES, KEY, Settings, Study, group_sizes, processes, run_queue
 from .plots import COLORS, LINES, MARKERS, new_figure, save_figure, show
 
 # %% ../nbs/15_tulu2_experiment.ipynb #304dfce6
@@ -192,21 +192,32 @@ def rows(self:Tulu2Study, names) -> dict:
 
 # %% ../nbs/15_tulu2_experiment.ipynb #30fab897
 TULU_TEMPLATE = ("{% for m in messages %}{{'<|' + m['role'] + '|>\n' + m['content'] + '\n'}}{% endfor %}{% if add_generation_prompt %}{{'<|assistant|>\n'}}{% endif %}")
-DTYPES = dict(float32=4, bfloat16=2)
+DTYPES = {'float32': 4, 'bfloat16': 2, '4bit': 2}      # bytes of a number that is computed with
+
+def _four_bits():
+    "transformers' settings for frozen weights of four bits."
+    import torch
+    from importlib.util import find_spec
+    from transformers import BitsAndBytesConfig
+    require(find_spec('bitsandbytes'), "dtype '4bit' needs bitsandbytes: pip install 'maxmin_nb[gpu]'", ImportError)
+    require(not processes().sharded, "4-bit weights are not divided among processes; take dtype bfloat16 with FSDP2, or 4bit without it")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32)
 
 def load_policy_model(
     name: str,                # as `load_model` takes it
     revision: str|None=None,  # hub only: the commit, 40 hex digits
-    dtype: str='float32',     # 'float32' or 'bfloat16'
+    dtype: str='float32',     # 'float32', 'bfloat16' or '4bit'
 ) -> LanguageModel:
-    "The language model to start from. A model of the hub needs a GPU and a pinned commit. Raises ValueError, also without a GPU; ConnectionError without the hub."
+    "The language model to start from. A model of the hub needs a GPU and a pinned commit. Raises ValueError, also without a GPU; ConnectionError without the hub; ImportError for 4 bits without bitsandbytes."
     import torch
     require(dtype in DTYPES, f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     local = name in ('smollm2-135m', 'tiny-llama', 'tiny-gpt2') or Path(name).is_dir()
     require(local or torch.cuda.is_available(), f"{name} needs a GPU and there is none here; `maxmin tulu2 --plan --scale paper` says what it needs, and scale laptop runs without one")
     require(local or re.fullmatch('[0-9a-f]{40}', revision or ''), f"revision is {revision!r}; a model of the hub must be pinned to a commit of 40 hex digits, so that another run reads the same weights")
-    lm = load_model(name, revision)
-    if dtype != 'float32': lm.model.to(getattr(torch, dtype))
+    lm = load_model(name, revision, _four_bits() if dtype == '4bit' else None)
+    if dtype == 'bfloat16': lm.model.to(torch.bfloat16)
+    for m in lm.model.modules():
+        if hasattr(m, 'support_avx512bf16_for_cpu'): m.support_avx512bf16_for_cpu = False    # a layout without gradients
     if not local and not lm.tokenizer.chat_template: lm.tokenizer.chat_template = TULU_TEMPLATE
     return lm
 
@@ -430,7 +441,7 @@ def shape_of(
 def plan_memory(
     shape: Shape,        # of the model
     c: Scale,            # sizes of the study
-    dtype: str='float32',# 'float32' or 'bfloat16'
+    dtype: str='float32',# one of `DTYPES`
     prompt: int=28,      # tokens of a prompt with its template
     kept: int|None=None, # responses whose states are kept; None: all of the scale's samples
 ) -> dict:
@@ -438,7 +449,8 @@ def plan_memory(
     b, up, n = DTYPES[dtype], shape.layers - c.split, prompt + c.max_new_tokens
     two = 1 + (c.split < round(.6*shape.layers))          # heads read above the split
     B, m, out = 64, c.minibatch*n, c.minibatch*c.max_new_tokens
-    own = dict(weights=shape.params*b, merged=up*shape.linear*b, adapters=4*up*c.lora_r*shape.ports*4)
+    packed = shape.layers*shape.linear if dtype == '4bit' else 0       # 4 bits each, and 1/64 byte for scales; not merged
+    own = dict(weights=(shape.params - packed)*b + packed*(.5 + 1/64), merged=0 if packed else up*shape.linear*b, adapters=4*up*c.lora_r*shape.ports*4)
     rollout = c.batch*n*shape.d*b*two
     sampling = dict(cache=2*B*n*shape.layers*shape.kv*b, logits=B*shape.vocab*(b + 8))
     activations = m*up*(11*shape.d + 4*shape.ff)*b + (4*m*up*(6*shape.d + shape.ff) if b < 4 else 0)
@@ -453,21 +465,21 @@ def plan_step(
     c: Scale,            # sizes of the study
     flops: float,        # operations a second that a matrix product reaches
     bandwidth: float,    # bytes a second that memory gives
-    dtype: str='float32',# 'float32' or 'bfloat16'
+    dtype: str='float32',# one of `DTYPES`
     share: float=.4,     # of `flops` and `bandwidth` that is reached
     prompt: int=28,      # tokens of a prompt with its template
 ) -> dict:
     "Seconds of one training step: sampling, reference and updates."
     b, n, T = DTYPES[dtype], prompt + c.max_new_tokens, c.max_new_tokens
     up, body = 1 - c.split/shape.layers, 2*shape.params
-    read = shape.params*b + c.batch*n*shape.layers*shape.kv*b
+    read = shape.params*(4.5 if dtype == '4bit' else b) + c.batch*n*shape.layers*shape.kv*b
     sample = (c.batch*prompt*body + T*max(c.batch*body, read*flops/bandwidth))/flops
     passes = c.batch*n*body*up/flops
     return {k: v/share for k, v in dict(sample=sample, reference=passes, update=2*c.epochs*passes).items()}
 
 def plan_text(
     queue,                # list of `Settings`
-    dtype: str='float32', # 'float32' or 'bfloat16'
+    dtype: str='float32', # one of `DTYPES`
     gpus: int=0,          # GPUs; 0: this computer's processor
     flops: float=1e11,    # operations a second of one of them
     bandwidth: float=2e10,# bytes a second of its memory

@@ -2,7 +2,7 @@
 import json, zipfile
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from maxmin_nb.cli import main
 from maxmin_nb.core import get_scale, read_json, write_json
@@ -10,6 +10,7 @@ from maxmin_nb.evaluation import wins
 from maxmin_nb.gpt2 import KEY, check_settings
 from maxmin_nb.judges import CRITERIA, gold
 from maxmin_nb.maxmin import solve_maxmin
+from maxmin_nb.policy import Policy
 from maxmin_nb.text import tiny_model
 from maxmin_nb.tulu2 import *
 from maxmin_nb.tulu2 import _verdict
@@ -145,7 +146,7 @@ SIZES = st.builds(lambda d, L, f, k, V: Shape(64*d, L, 64*f, 64*min(k, d), V), s
 GROW = ('batch', 'minibatch', 'max_new_tokens', 'lora_r', 'n_prompts', 'n_responses')
 
 @settings(max_examples=200)
-@given(SIZES, st.sampled_from(['float32', 'bfloat16']), st.integers(0, 20), st.data())
+@given(SIZES, st.sampled_from(list(DTYPES)), st.integers(0, 20), st.data())
 def test_plan_is_additive_and_grows_with_every_size(shape, dtype, split, data):
     c = replace(get_scale('laptop'), split=min(split, shape.layers - 1))
     p = plan_memory(shape, c, dtype)
@@ -194,7 +195,7 @@ def test_plan_loads_nothing(monkeypatch, capsys):
 
 BAD = [(['--scale', 'paper'], 'needs a GPU and there is none here'), (['--pairs', 'P7'], "there is no pair 'P7'"), (['--part', '3'], "--part is '3'"), (['--part', '3/2'], 'part is 3/2'), (['--seeds', 'x'], "--seeds is 'x'"),
        (['--judge-url', 'https://example.org/v1'], 'belong together'), (['--judge-url', 'https://example.org/v1', '--judge-model', 'm'], 'MAXMIN_JUDGE_KEY is not set'),
-       (['--dtype', 'int4'], 'it must be one of float32, bfloat16'), (['--data', '/no/such/archive'], 'there is no /no/such/archive'), (['--model', 'some/model'], 'needs a GPU'), (['--scale', 'huge'], "scale is 'huge'")]
+       (['--dtype', 'int4'], 'it must be one of float32, bfloat16, 4bit'), (['--data', '/no/such/archive'], 'there is no /no/such/archive'), (['--model', 'some/model'], 'needs a GPU'), (['--scale', 'huge'], "scale is 'huge'")]
 
 @pytest.mark.parametrize('args, said', BAD, ids=[' '.join(a) for a, _ in BAD])
 def test_refusals_are_one_sentence(tmp_path, monkeypatch, capsys, args, said):
@@ -252,3 +253,37 @@ def test_a_study_is_found_again(dry):
     study = load_study(folder, lm=tiny_model(), shared=out/'studies/shared-smoke-seed0')
     assert study.groups == ['P3A', 'P3B'] and study.heldout == list(study.settings.prompts[1]) and len(study.train_prompts) == study.scale.n_prompts
     assert len(list((out/'studies').glob('shared-*'))) == 1
+
+def test_four_bits(tmp_path):
+    "Log-probabilities and gradients are those of the unpacked matrices; what is trained is exported as an adapter."
+    bnb = pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed: pip install ".[gpu]"')
+    full, lm = load_policy_model('smollm2-135m'), load_policy_model('smollm2-135m', dtype='4bit')
+    assert lm.model.get_memory_footprint() < .35*full.model.get_memory_footprint()
+    packed, changed = dict(lm.model.named_parameters()), 0
+    with torch.no_grad():
+        for n, w in full.model.named_parameters():
+            if not hasattr(packed[n], 'quant_state'): continue
+            plain = bnb.functional.dequantize_4bit(packed[n].data, packed[n].quant_state)
+            changed += not torch.equal(plain, w)
+            assert (plain - w).norm() < .15*w.norm(), n         # NF4 keeps a normal number to about a tenth
+            w.copy_(plain)
+    assert changed == 7*30
+    a, b = (Policy(m, 28, 4, .7, 12, 0) for m in (full, lm))
+    assert a.net.whole and not b.net.whole
+    logp = []
+    for p in (a, b):
+        logp.append(p.net('upper', p.read(['The film was', 'I saw'], [' a long and quiet story.', ' it twice.']))[0])
+        logp[-1].sum().backward()
+    assert torch.allclose(*logp, atol=1e-3)
+    grads = [torch.cat([t.grad.flatten() for n, t in p.trainable.items() if 'lora_B' in n]) for p in (a, b)]
+    assert torch.allclose(*grads, atol=1e-3*grads[0].abs().max()) and grads[0].norm() > 1
+    assert a.texts(a.sample(['The film was'], n=4)) == b.texts(b.sample(['The film was'], n=4))
+    b.export(tmp_path/'adapter', adapter=True)
+    assert (tmp_path/'adapter/adapter_model.safetensors').is_file()
+    with pytest.raises(ValueError, match='quantised'): b.export(tmp_path/'merged')
+    with pytest.raises(ValueError, match='made in memory'): load_policy_model('tiny-llama', dtype='4bit')
+
+def test_a_plan_in_four_bits_needs_less():
+    c, s = tulu2_scale('paper'), SHAPES[TULU2]
+    four, half = (plan_memory(s, c, d) for d in ('4bit', 'bfloat16'))
+    assert four['merged'] == 0 and .25 < four['weights']/half['weights'] < .3 and four['activations'] == half['activations']
