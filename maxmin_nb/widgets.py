@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt, numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastcore.basics import patch
 from .core import escaped as escape, require, visible
-from .plots import new_figure
+from .plots import frames, new_figure
 
 # %% ../nbs/tools/widgets.ipynb #42219176
 @dataclass
@@ -46,9 +46,11 @@ class Interactive:
     def __init__(self,
         frame,          # function of the controls' values -> (HTML, what it shows in a sentence, PNG as base64 or None)
         controls: dict, # name of an argument of `frame` -> `Slider` or `Choice`
+        kept: str=None, # the slider that also moves where no kernel runs, among frames drawn beforehand
     ):
         require(controls and all(isinstance(c, (Slider, Choice)) for c in controls.values()), "controls is empty or holds something else than Slider and Choice; name at least one")
-        self.controls, self._frame, self._lock = controls, frame, threading.Lock()
+        require(kept is None or isinstance(controls.get(kept), Slider), f"kept is {kept!r}; it must be the name of a slider: {', '.join(k for k, c in controls.items() if isinstance(c, Slider))}")
+        self.controls, self.kept, self._frame, self._lock = controls, kept, frame, threading.Lock()
     def __repr__(self): return f"Interactive({', '.join(c.label for c in self.controls.values())})"
     def start(self) -> dict:
         "The starting values by name."
@@ -111,11 +113,26 @@ def widget(self:Interactive):
 @patch
 def _repr_mimebundle_(self:Interactive, include=None, exclude=None):
     "All forms of the output."
-    with self._lock: picture, alt, png = self._frame(**self.start())
-    forms = {'text/plain': visible(alt), 'text/html': f'{picture}<p>{escape(alt)}</p>'} | ({'image/png': png} if png else {})
+    with self._lock: forms = self._frames() if self.kept else self._saved()
     try: widget = self.widget()._repr_mimebundle_()
     except ImportError: widget = {}
     return widget | forms
+
+@patch
+def _saved(self:Interactive):
+    "The picture at the start, by media type."
+    picture, alt, png = self._frame(**self.start())
+    return {'text/plain': visible(alt), 'text/html': f'{picture}<p>{escape(alt)}</p>'} | ({'image/png': png} if png else {})
+
+@patch
+def _frames(self:Interactive):
+    "The pictures at up to 17 places of the kept slider, under a slider that needs no kernel."
+    c = self.controls[self.kept]
+    n = round((c.hi - c.lo)/c.step) + 1
+    at = np.geomspace(c.lo, c.hi, 17) if c.log else np.linspace(c.lo, c.hi, min(n, 17))
+    at[np.abs(at - c.value).argmin()] = c.value
+    drawn = {float(v): self._frame(**self.start() | {self.kept: float(v)}) for v in at}
+    return frames(lambda v: drawn[v][2], list(drawn), c.label, lambda v: visible(drawn[v][1]), list(drawn).index(c.value), '{:.3g}')
 
 # %% ../nbs/tools/widgets.ipynb #99e1653c
 def _png(fig):
@@ -131,6 +148,7 @@ def interactive_figure(
     xlabel: str='', # with its unit
     ylabel: str='', # with its unit
     ncols: int=1,   # panels side by side
+    kept: str=None, # the slider that also moves where no kernel runs
     **kw,           # for `new_figure`
 ) -> Interactive:
     "A figure that is drawn again whenever a control moves."
@@ -143,7 +161,7 @@ def interactive_figure(
         png = _png(fig)
         fig.set_layout_engine('none')
         return f'<img src="data:image/png;base64,{png}" alt="{escape(alt)}"/>', alt, png
-    return Interactive(frame, controls)
+    return Interactive(frame, controls, kept)
 
 # %% ../nbs/tools/widgets.ipynb #f9143096
 def interactive_html(

@@ -95,6 +95,18 @@ def test_notebook_form(path):
     assert max([len(source(c).splitlines()) for c in cells], default=0) <= 45, 'a code cell of more than 45 lines'
 
 
+@pytest.mark.parametrize('path', [p for p in PATHS if chapter(p) is not None], ids=lambda p: p.stem)
+def test_chapter_has_its_parts(path):
+    "What one can do afterwards, what one needs, how long it runs, a summary, references with links, the neighbours; the first cell installs where it must."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    text = [source(c) for c in cells if c['cell_type'] == 'markdown']
+    first, last = text[0], '\n'.join(text[-3:])
+    assert re.search('[Aa]fter this chapter you can', first) and re.search('[Yy]ou need', first) and re.search(r'second|minute|hour', first)
+    references = re.search(r'^(\*\*References\b|## References)(.*)', last, re.M | re.S)
+    assert re.search('^## Summary', '\n'.join(text), re.M) and references and '](https://' in references[2]
+    assert 'Next: ' in last and ('Previous: ' in last or path.stem.startswith('00'))
+    assert "find_spec('maxmin_nb')" in source(next(c for c in cells if c['cell_type'] == 'code'))
+
 @notebooks
 def test_reading_order(path):
     "A chapter imports chapters that come before it by file name, core, plots and widgets only; core imports nothing of the package, plots only core, widgets those two."
