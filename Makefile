@@ -22,6 +22,16 @@ test: $(STAMP)  ## Tests, and every notebook top to bottom at scale smoke
 test-all: $(STAMP)  ## The same and what is long (under an hour)
 	MAXMIN_SCALE=smoke $(BIN)/python -m pytest tests $(ARGS)
 
+.PHONY: test-newest audit
+test-newest: .venv/bin/python  ## The part that needs no torch, with the newest releases that settings.ini allows, in .venv-newest
+	.venv/bin/python -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --disable-pip-version-check -q -U numpy scipy pandas pyarrow matplotlib tqdm ipywidgets 'fastcore>=1.8,<2' safetensors pytest 'hypothesis>=6.100' 'cvxpy>=1.5' 'scikit-learn>=1.5'
+	PYTHONPATH=. .venv-newest/bin/python -m pytest -q -p no:cacheprovider -m 'not slow' tests/test_preferences.py tests/test_rlhf.py tests/test_impossibility.py tests/test_mixture.py tests/test_welfare.py tests/test_maxmin.py tests/test_dro.py tests/test_general_utility.py
+
+audit: $(STAMP)  ## Known vulnerabilities of what is installed, by pip-audit (needs a connection to pypi.org)
+	.venv/bin/python -m venv --clear .venv-audit && .venv-audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
+	.venv-audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 lab: $(STAMP)  ## JupyterLab at the first chapter
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/00_preferences.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 

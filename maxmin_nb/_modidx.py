@@ -865,7 +865,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'maxmin_nb.tulu2.judge_calls': ('tulu2_experiment.html#judge_calls', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.judge_tables': ('tulu2_experiment.html#judge_tables', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.load_policy_model': ('tulu2_experiment.html#load_policy_model', 'maxmin_nb/tulu2.py'),
-                                 'maxmin_nb.tulu2.load_tables': ('tulu2_experiment.html#load_tables', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.loopback_judge': ('tulu2_experiment.html#loopback_judge', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.opposition': ('tulu2_experiment.html#opposition', 'maxmin_nb/tulu2.py'),
                                  'maxmin_nb.tulu2.pair_accuracy': ('tulu2_experiment.html#pair_accuracy', 'maxmin_nb/tulu2.py'),

@@ -19,7 +19,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 import numpy as np
-from .core import (METHODS, Scale, atomic, duration, escaped, file_sha256, fingerprint, get_scale, load_arrays, locked, provenance, read_json, read_table, require, save_arrays, spectate, sweep, write_json, write_table)
+from .core import (METHODS, Scale, atomic, duration, escaped, file_sha256, fingerprint, get_scale, load_arrays, locked, matmul_gflops, provenance, read_json, read_table, require, save_arrays, spectate, sweep, write_json, write_table)
 from .text import brevity, classifier_tone, film_prompts, imdb_prompts, load_model, text_prompts, tone
 from .preferences import Comparisons, annotate
 from .mixture import match_groups
@@ -146,11 +146,11 @@ def expected_seconds(
     c: Scale,        # sizes
     params: float,   # parameters of the model
     layers: int,     # its layers
-    gflops: float,   # measured rate of a matrix product
+    gflops: float,   # rate of a matrix product that is counted with
 ) -> dict:
     "Seconds that each stage should take, 'method' for each method that trains. Sampling reaches about half of the matrix product's rate; a backward pass costs as much as a forward pass and a half."
     width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers   # a quarter of the parameters is the vocabulary's
-    op = 2*params/min(gflops, 250)/1e9                            # seconds a token through the whole model
+    op = 2*params/gflops/1e9                                      # seconds a token through the whole model
     sample, passes = 1.9*op*width, op*width*upper
     step = c.batch*(sample + passes*(1 + 2.5*c.epochs))
     return dict(samples=c.n_prompts*c.n_responses*sample, reference=c.n_heldout*c.n_reference*(sample + passes), annotators=1, rewards=2,
@@ -605,7 +605,8 @@ def _escape(t):
 def prepare(self:Study):
     "Samples, annotators and rewards: all that the methods of a study have in common."
     config = self.lm.model.config
-    self.expected = expected_seconds(self.scale, self.lm.model.num_parameters(), config.num_hidden_layers, self.machine['gflops'])
+    rate = matmul_gflops('cuda')/10 if self.lm.model.device.type == 'cuda' else min(self.machine['gflops'], 250)     # a tenth: assumed, untested
+    self.expected = expected_seconds(self.scale, self.lm.model.num_parameters(), config.num_hidden_layers, rate)
     self.samples = self._stage('samples', self.shared/'samples.json', self._samples, read_json)
     self._stage('reference', self.shared/'reference.json', self._reference, lambda p: None)
     self._stage('annotators', self.out/'comparisons.parquet', self._annotators, lambda p: None)

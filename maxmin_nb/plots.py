@@ -34,8 +34,9 @@ def new_figure(
     figsize=None,     # inches
     **kw,             # for `plt.subplots`
 ):
-    "A figure with its message as title, and its axes: one, or an array of `ncols`."
+    "A figure with its message as title, and its axes: one, or an array of `ncols`. A dollar sign in these texts is a dollar sign."
     use_style()
+    title, xlabel, ylabel = (t.replace('$', r'\$') for t in (title, xlabel, ylabel))
     fig, axs = plt.subplots(1, ncols, figsize=figsize or (6.4 if ncols == 1 else 4.2*ncols, 3.6), **kw)
     fig.suptitle('\n'.join(textwrap.wrap(title, 70 if ncols == 1 else 55*ncols)), x=.01, ha='left', fontsize='medium', fontweight='bold')
     for ax in np.atleast_1d(axs): ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -256,7 +256,7 @@ def imdb_prompts(
 ) -> tuple[list[str], list[str]]:
     "The first 2 to 8 tokens of IMDb reviews (`stanfordnlp/imdb` from the hub): training prompts from its train split, held-out ones from its test split. Raises ConnectionError where the hub cannot be reached."
     from datasets import load_dataset
-    try: data = load_dataset('stanfordnlp/imdb')
+    try: data = load_dataset('stanfordnlp/imdb', revision='e6281661ce1c48d982bc483cf8a173c1bbeb5d31')
     except Exception as e: raise ConnectionError(f"the data set stanfordnlp/imdb could not be had from the hub ({str(e).splitlines()[0]}); connect, use scale laptop, or name texts of your own with --data") from None
     rng = np.random.default_rng(seed)
     train = _beginnings(rng, data['train']['text'], n_train, lm, 'the train split of IMDb')
@@ -285,15 +285,18 @@ def brevity(
 # %% ../nbs/08_text.ipynb #23596bbb
 def classifier_tone(
     name: str='lvwerra/distilbert-imdb', # a hub name or folder with two labels, the second one positive
+    revision: str|None='0fc02cd68445b599a9cb2da2368050e7fb31d29a', # hub only: the commit
 ):
     "A function like `tone` whose score is a classifier's log-odds of a positive text. Raises ConnectionError where the hub cannot be reached."
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    here = Path(name).is_dir()
+    kw = dict(trust_remote_code=False, revision=None if here else revision)
     try:
         with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, trust_remote_code=False).eval()
-            tok = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        if not Path(name).is_dir(): _check_snapshot(name)
+            model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, **kw).eval()
+            tok = AutoTokenizer.from_pretrained(name, **kw)
+        if not here: _check_snapshot(name, revision)
     except OSError as e: raise ConnectionError(f"the classifier {name!r} could not be had with safetensors weights from the hub ({str(e).strip().splitlines()[0]})") from None
     @torch.no_grad()
     def score(texts):

@@ -7,8 +7,8 @@ __all__ = ['PAIRS', 'RATIOS', 'TULU2', 'TULU_TEMPLATE', 'DTYPES', 'PERSONAS', 'S
            'tulu2_queue', 'trained', 'pair_accuracy', 'accuracies', 'soups_folder', 'soups_prompts', 'Tulu2Study',
            'load_policy_model', 'run_tulu2', 'reward_table', 'win_grid', 'win_table', 'worst_table', 'wide',
            'ratio_figure', 'judge_calls', 'judge_tables', 'loopback_judge', 'endpoint_judge', 'Shape', 'shape_of',
-           'plan_memory', 'plan_step', 'plan_text', 'toy_archive', 'write_figures', 'dry_run', 'load_tables',
-           'opposition', 'beside_the_paper']
+           'plan_memory', 'plan_step', 'plan_text', 'toy_archive', 'write_figures', 'dry_run', 'opposition',
+           'beside_the_paper']
 
 # %% ../nbs/15_tulu2_experiment.ipynb #683ea868
 import json, os, re, tempfile, threading, time, zipfile
@@ -27,7 +27,7 @@ from .reward_models import fit_rewards, load_heads, save_heads
 from .maxmin import solve_maxmin
 from .evaluation import bootstrap, wins, worst_off_gain
 from .judges import CRITERIA, ChatJudge, Endpoint, agreement, gold, gold_judge, instruction_prompts
-from .gpt2 import JUDGES, KEY, Settings, Study, group_sizes, processes, run_queue
+from .gpt2 import JUDGES, KEY, Settings, Study, group_sizes, processes, read_tables, run_queue
 from .plots import COLORS, LINES, MARKERS, new_figure, save_figure, show
 
 # %% ../nbs/15_tulu2_experiment.ipynb #304dfce6
@@ -565,15 +565,6 @@ def dry_run(
     write_figures(tables, out/'figures')
     say(f'Every stage ran, in {time.perf_counter() - t0:.0f} s. Everything is in {out}.')
     return tables | dict(judged=judged)
-
-# %% ../nbs/15_tulu2_experiment.ipynb #de0bc3bf
-def load_tables(
-    prefix, # PREFIX_runs.parquet and so on
-) -> dict|None:
-    "The three tables, or None where there are none."
-    import pandas as pd
-    paths = {n: Path(f'{prefix}_{n}.parquet') for n in ('runs', 'steps', 'texts')}
-    return {n: read_table(p) for n, p in paths.items()} if all(p.is_file() for p in paths.values()) else None
 
 # %% ../nbs/15_tulu2_experiment.ipynb #df0899d9
 def opposition(

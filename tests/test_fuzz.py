@@ -137,14 +137,14 @@ def test_every_option_is_in_the_fuzz():
 def light():
     "The command without its work: everything is read and checked, nothing is trained."
     mp = pytest.MonkeyPatch()
-    def away(name, revision): raise ConnectionError(f'the hub cannot be reached for {name!r}')
+    def away(name, *_): raise ConnectionError(f'the hub cannot be reached for {name!r}')
     mp.setattr(text, '_from_hub', away)
     mp.setenv('MAXMIN_QUIET', '1'); mp.delenv('MAXMIN_DEBUG', raising=False)
     mp.setattr(gpt2.Study, '_run', lambda self: None)
     load, tiny = gpt2.load_model, gpt2.load_model('tiny-llama')
     mp.setattr(gpt2, 'load_model', lambda name: tiny if name in ('smollm2-135m', 'tiny-llama') else load(name))     # scale paper falls back to the first
     mp.setattr(gpt2, '_queue', lambda *a: {}); mp.setattr(tulu2, 'run_tulu2', lambda *a, **k: {})
-    mp.setattr(tulu2, 'load_model', lambda name, revision=None: tiny if name == 'smollm2-135m' else load(name, revision))
+    mp.setattr(tulu2, 'load_model', lambda name, *how: tiny if name == 'smollm2-135m' else load(name, *how))
     yield mp
     mp.undo()
 

@@ -1,5 +1,5 @@
 "Loading models: safe, checked, clear."
-import os, shutil
+import os, re, shutil
 import numpy as np, pytest
 from maxmin_nb import text
 from maxmin_nb.text import brevity, film_prompts, load_model, tiny_model, tone
@@ -78,3 +78,15 @@ def test_weights_in_the_hubs_cache_are_compared_with_their_checksum(tmp_path):
     done = subprocess.run([sys.executable, '-c', code, tmp_path], capture_output=True, text=True, env=os.environ | dict(HF_HUB_CACHE=str(tmp_path/'hub'), HF_HUB_OFFLINE='1'))
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'the weights of me/tiny, is damaged: it does not agree with its checksum; delete it' in done.stdout
+
+
+def test_what_comes_from_the_hub_is_pinned(monkeypatch):
+    "IMDb and the classifier of tone are asked for by their commits."
+    import datasets, transformers
+    asked = []
+    def away(name, *_, revision=None, **kw): asked.append((name, revision)); raise OSError('no connection')
+    monkeypatch.setattr(datasets, 'load_dataset', away)
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, 'from_pretrained', away)
+    with pytest.raises(ConnectionError, match='stanfordnlp/imdb'): text.imdb_prompts(4, 4, None)
+    with pytest.raises(ConnectionError, match='distilbert-imdb'): text.classifier_tone()
+    assert [n for n, _ in asked] == ['stanfordnlp/imdb', 'lvwerra/distilbert-imdb'] and all(re.fullmatch('[0-9a-f]{40}', r) for _, r in asked)
