@@ -176,6 +176,7 @@ def _tulu2_plan(a, queue, dtype):
 def _tulu2(a):
     from maxmin_nb.gpt2 import processes
     from maxmin_nb.tulu2 import dry_run, endpoint_judge, judge_calls, judge_tables, load_policy_model, run_tulu2
+    require(not a.dry_run or os.environ.get('WORLD_SIZE', '1') == '1', '--dry-run is for one process; on several take --scale smoke')
     if a.dry_run: return dry_run(a.out, _say)
     require(bool(a.judge_url) == bool(a.judge_model), "--judge-url and --judge-model belong together; give both")
     require(not a.judge_url or os.environ.get('MAXMIN_JUDGE_KEY') or a.judge_url.startswith('http://localhost') or a.judge_url.startswith('http://127.'), "--judge-url names a server elsewhere and MAXMIN_JUDGE_KEY is not set; put the key into that environment variable")

@@ -1,8 +1,8 @@
 "The large-scale study: its queue, its tables from what was really answered, its plan, its refusals, and every stage of it with a tiny model."
-import json, zipfile
+import json, os, subprocess, sys, zipfile
 from dataclasses import replace
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from maxmin_nb.cli import main
 from maxmin_nb.core import get_scale, read_json, write_json
@@ -10,7 +10,6 @@ from maxmin_nb.evaluation import wins
 from maxmin_nb.gpt2 import KEY, check_settings
 from maxmin_nb.judges import CRITERIA, gold
 from maxmin_nb.maxmin import solve_maxmin
-from maxmin_nb.policy import Policy
 from maxmin_nb.text import tiny_model
 from maxmin_nb.tulu2 import *
 from maxmin_nb.tulu2 import _verdict
@@ -254,34 +253,18 @@ def test_a_study_is_found_again(dry):
     assert study.groups == ['P3A', 'P3B'] and study.heldout == list(study.settings.prompts[1]) and len(study.train_prompts) == study.scale.n_prompts
     assert len(list((out/'studies').glob('shared-*'))) == 1
 
+@pytest.mark.slow
 def test_four_bits(tmp_path):
-    "Log-probabilities and gradients are those of the unpacked matrices; what is trained is exported as an adapter."
-    bnb = pytest.importorskip('bitsandbytes', reason='bitsandbytes is not installed: pip install ".[gpu]"')
-    full, lm = load_policy_model('smollm2-135m'), load_policy_model('smollm2-135m', dtype='4bit')
-    assert lm.model.get_memory_footprint() < .35*full.model.get_memory_footprint()
-    packed, changed = dict(lm.model.named_parameters()), 0
-    with torch.no_grad():
-        for n, w in full.model.named_parameters():
-            if not hasattr(packed[n], 'quant_state'): continue
-            plain = bnb.functional.dequantize_4bit(packed[n].data, packed[n].quant_state)
-            changed += not torch.equal(plain, w)
-            assert (plain - w).norm() < .15*w.norm(), n         # NF4 keeps a normal number to about a tenth
-            w.copy_(plain)
-    assert changed == 7*30
-    a, b = (Policy(m, 28, 4, .7, 12, 0) for m in (full, lm))
-    assert a.net.whole and not b.net.whole
-    logp = []
-    for p in (a, b):
-        logp.append(p.net('upper', p.read(['The film was', 'I saw'], [' a long and quiet story.', ' it twice.']))[0])
-        logp[-1].sum().backward()
-    assert torch.allclose(*logp, atol=1e-3)
-    grads = [torch.cat([t.grad.flatten() for n, t in p.trainable.items() if 'lora_B' in n]) for p in (a, b)]
-    assert torch.allclose(*grads, atol=1e-3*grads[0].abs().max()) and grads[0].norm() > 1
-    assert a.texts(a.sample(['The film was'], n=4)) == b.texts(b.sample(['The film was'], n=4))
-    b.export(tmp_path/'adapter', adapter=True)
-    assert (tmp_path/'adapter/adapter_model.safetensors').is_file()
-    with pytest.raises(ValueError, match='quantised'): b.export(tmp_path/'merged')
-    with pytest.raises(ValueError, match='made in memory'): load_policy_model('tiny-llama', dtype='4bit')
+    "bitsandbytes, installed beside and not into this environment, since peft then looks at it everywhere."
+    there, env = tmp_path/'there', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', there, 'bitsandbytes', '-c', ROOT/'constraints.txt'], check=True)
+    done = subprocess.run([sys.executable, ROOT/'tests/four_bits.py', tmp_path], env=env | {'PYTHONPATH': f'{ROOT}{os.pathsep}{there}'}, capture_output=True, text=True)
+    assert done.returncode == 0 and 'as the unpacked matrices' in done.stdout, done.stderr[-3000:]
+
+def test_four_bits_without_bitsandbytes(monkeypatch):
+    import importlib.util
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None)
+    with pytest.raises(ImportError, match="pip install 'maxmin_nb\\[gpu\\]'"): load_policy_model('smollm2-135m', dtype='4bit')
 
 def test_a_plan_in_four_bits_needs_less():
     c, s = tulu2_scale('paper'), SHAPES[TULU2]
