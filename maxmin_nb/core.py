@@ -305,9 +305,9 @@ def progress(
     total=None,     # number of items, where `len` does not tell
     leave=False,    # keep the finished bar on screen
 ):
-    "A progress bar with the time left, as a widget in a notebook and as text in a terminal. MAXMIN_QUIET=1 switches it off."
+    "A progress bar with the time left, as a widget in a notebook, and as text in a terminal or a kernel without ipywidgets. MAXMIN_QUIET=1 switches it off."
     from tqdm.auto import tqdm
-    return tqdm(items, desc=desc, total=total, leave=leave, dynamic_ncols=True, disable=bool(os.environ.get('MAXMIN_QUIET')) or None if sys.stderr.isatty() or 'ipykernel' in sys.modules else True)
+    return tqdm(items, desc=desc, total=total, leave=leave, dynamic_ncols=True, disable=bool(os.environ.get('MAXMIN_QUIET')) or not (sys.stderr.isatty() or 'ipykernel' in sys.modules))
 
 # %% ../nbs/tools/core.ipynb #1384f28a
 def duration(

@@ -84,7 +84,7 @@ def _fields(c):
     shown = lambda v: float(f'{v:.3g}')
     style = {'description_width': '18em'}
     if isinstance(c, Choice):
-        w = W.RadioButtons(options=c.options, value=c.value, description=c.label, style=style, orientation='horizontal', layout={'width': 'max-content'})
+        w = W.RadioButtons(options=c.options, value=c.value, description=c.label, style=style, orientation='horizontal' if len(''.join(c.options)) < 80 else 'vertical', layout={'width': 'max-content'})
         return w, w
     w = (W.FloatLogSlider(value=c.value, min=np.log10(c.lo), max=np.log10(c.hi), step=c.step, readout=False) if c.log else
          W.FloatSlider(value=c.value, min=c.lo, max=c.hi, step=c.step, readout=False))

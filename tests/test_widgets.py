@@ -129,3 +129,20 @@ def test_saved_figures_have_alternative_text():
             p = Images(); p.feed(''.join(data['text/html']))
             assert set(data) <= {'image/png', 'text/html', 'text/plain'} and len(data['text/plain']) > 10, path.name
             assert (p.alts and all(p.alts) if 'image/png' in data else 'p' in p.tags) and data['text/plain'] in unescape(data['text/html']), path.name
+
+
+ABSENT = """import sys, warnings
+class Absent:
+    def find_spec(self, name, *_):
+        if name.split('.')[0] == 'ipywidgets': raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Absent())
+warnings.simplefilter('ignore')
+"""
+
+@pytest.mark.parametrize('before, text', [(ABSENT, True), ('', False)], ids=['absent', 'present'])
+def test_progress_without_ipywidgets(before, text):
+    "In a kernel without ipywidgets a progress bar is text and the loop runs; with it, it is a widget."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(before + "from maxmin_nb.core import progress\nassert sum(progress(range(5), 'five steps', leave=True)) == 10")])
+    NotebookClient(nb, timeout=100, kernel_name='python3').execute(env={k: v for k, v in os.environ.items() if k != 'MAXMIN_QUIET'})
+    said = ''.join(o['text'] for o in nb.cells[0].outputs if o['output_type'] == 'stream')
+    assert ('five steps: 100%' in said) == text and any('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in nb.cells[0].outputs) != text
