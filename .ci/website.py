@@ -76,6 +76,7 @@ def write_sources(to, slides):
         (to/'course'/p.name).write_text(text, encoding='utf-8')
     shutil.copytree(root/'nbs/results', to/'results', dirs_exist_ok=True)
     for name in ('LICENSE', 'CITATION.cff'): shutil.copy(root/name, to)
+    (to/'CHANGELOG.md').write_text('---\norphan: true\n---\n' + (root/'CHANGELOG.md').read_text(encoding='utf-8'), encoding='utf-8')
     for c in index.cells:
         if c.cell_type == 'markdown': c.source = c.source.replace('](../', '](')
     names = dict(sorted(names.items(), key=lambda n: n[0] != 'course/README'))
