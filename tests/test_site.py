@@ -167,7 +167,7 @@ def test_site_in_a_browser(site):
         page.on('requestfailed', lambda r: said.append(r.url))
         for name in [n.stem for n in website.notebooks() if re.match(r'\d\d', n.name)]:
             page.goto((site/f'{name}.html').as_uri())
-            page.wait_for_function("MathJax.startup && MathJax.startup.promise")
+            page.wait_for_function("window.MathJax?.startup?.promise")
             page.evaluate('MathJax.startup.promise.then(() => 0)')
             raw = page.evaluate("[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).length")
             assert raw == 0 and page.locator('mjx-merror').count() == 0, f'{name}: {raw} formulas are not typeset'
