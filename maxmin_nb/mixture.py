@@ -177,7 +177,7 @@ def _reseed(t, q, coef, ll):
     moved = []
     for k in np.flatnonzero(q.sum(0) < 1e-3):
         fit = ll.max(1)/np.add.reduceat(t.weight, t.start)
-        fit[q[:, q.sum(0) < 1.5].max(1, initial=0) > .5] = np.inf
+        fit[q[:, q.sum(0) < 1.5].max(1, initial=0) > .5] = np.inf              # the only member of a group stays there
         h = fit.argmin()
         q[h] = np.eye(q.shape[1])[k]
         coef[:, k] = 0

