@@ -191,7 +191,7 @@ def load_model(
     require(quantization is None or name not in ('tiny-llama', 'tiny-gpt2'), f"{name} is made in memory, and is not quantised")
     if name in ('tiny-llama', 'tiny-gpt2'): return tiny_model(name.split('-')[1])
     name = str(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if name.strip() and path.is_dir():
         require((path/'config.json').is_file(), f"the folder {name} holds no config.json; it should be a model saved by transformers", FileNotFoundError)
         require(list(path.glob('*.safetensors')), f"the folder {name} holds no .safetensors file; other weights are pickles, which are not loaded: convert them with model.save_pretrained(folder)")
@@ -419,7 +419,7 @@ def _frame(source, subset, split, revision):
         require(hasattr(data, 'to_pandas'), f"the source is a {type(source).__name__}; it must be a file, a folder, a hub name, a datasets.Dataset or a data frame", TypeError)
         return data.to_pandas()
     require(str(source).strip(), "the source is an empty text; there is no file or folder without a name", FileNotFoundError)
-    path, hub = Path(source).expanduser(), re.fullmatch(r'([\w.-]+(?:/[\w.-]+)?)(?::(.+))?', str(source))
+    path, hub = Path(os.path.expanduser(source)), re.fullmatch(r'([\w.-]+(?:/[\w.-]+)?)(?::(.+))?', str(source))
     if path.is_file(): return _file_frame(path)
     if path.is_dir(): return _folder_frame(path, subset, split)
     require(hub and not str(source).startswith('.') and (hub[2] or not Path(source).suffix in (*_DATA, '.gz')), f"there is no file or folder {source}", FileNotFoundError)
@@ -521,7 +521,7 @@ def _from_soups(df, flags):
 # %% ../nbs/08_text.ipynb #c10a221d
 def _soups_files(source):
     "{persona: file} of one file or of the folder `rm_training`."
-    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    path = Path(os.path.expanduser(source)) if isinstance(source, (str, Path)) else None
     files = [path] if path and path.is_file() else sorted(f for f in path.glob('*.json') if f.stem in SOUPS) if path and path.is_dir() else []
     require(files, f"{source} is neither a file of Personalized Soups nor a folder with P1A.json …; unpack its data.zip and pass the folder rm_training", FileNotFoundError)
     require(all(f.stem in SOUPS for f in files), f"{files[0].name} is not named after a persona ({', '.join(SOUPS)}); pass {{name: file}} to name it yourself")
@@ -584,7 +584,7 @@ def _ours(df, names):
     lost = [v for v in names.values() if v not in df]
     hint = "; where nothing says who chose, pass {name: source}, and the name stands for the user" if lost == [names.get('user')] else ''
     require(not lost, lambda: f"there is no column {', '.join(map(repr, lost))}; the columns are {', '.join(map(repr, df.columns))}{hint}", KeyError)
-    out = {k: _text_column(df, v, v) if k in ('prompt', 'chosen', 'rejected', 'response') else _number_column(df, v, v) if k in ('weight', 'rank') else _id_column(df, v, v) if k in ('user', 'ranking') else df[v].tolist() for k, v in names.items()}
+    out = {k: _text_column(df, v, v) if k in ('prompt', 'chosen', 'rejected', 'response') else _number_column(df, v, v) if k in ('weight', 'rank') else _id_column(df, v, v) if k in ('user', 'ranking') else _truth_column(df, v, v) for k, v in names.items()}
     return df.iloc[:, :0].reset_index(drop=True).assign(**out)
 
 # %% ../nbs/08_text.ipynb #c3468e76
@@ -597,7 +597,7 @@ def _one_table(df, names, ties, rankings, flags):
     if long:
         require('ranking' in t or 'prompt' in t, "there is neither a column of prompts nor one of ranking ids; one of them must say which responses were ranked together", KeyError)
         return _ranking_pairs(t, (t['ranking'] if 'ranking' in t else t['prompt']).tolist(), ties, rankings, flags)
-    tie = _truth_column(t, 'tie', 'tie') if 'tie' in t else np.zeros(len(t), bool)
+    tie = t['tie'].to_numpy() if 'tie' in t else np.zeros(len(t), bool)
     return _tied_pairs(t.drop(columns='tie', errors='ignore'), tie, ties, flags)
 
 # %% ../nbs/08_text.ipynb #42e20813

@@ -113,7 +113,7 @@ def soups_folder(
     say=print,             # where the checksum is said
 ) -> Path:
     "The folder that holds rm_training. Only .json files are unpacked. Raises FileNotFoundError, ValueError for a wrong checksum or a file that is no archive."
-    data = Path(data).expanduser()
+    data = Path(os.path.expanduser(data))
     require(data.exists(), f"there is no {data}; download https://storage.googleapis.com/personalized-soups/data.zip and name it, or the folder it was unpacked to", FileNotFoundError)
     if data.is_file():
         found = file_sha256(data)

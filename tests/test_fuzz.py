@@ -124,7 +124,7 @@ def builtin(e, *more):
 
 # --- the command line
 
-words = st.one_of(st.sampled_from(['', '0', '-1', '1', '2', '1e3', 'nan', 'inf', '-inf', '1e309', '9'*30, '1/0', '2/4', 'P1', 'P1,P9', 'single', 'maxmin,maxmin', 'paper', 'smoke', '..', '/', '-', '--', '٣', '0x10', 'tiny-gpt2', '~nobody', 'http://x', *EVIL]), st.text(max_size=12))
+words = st.one_of(st.sampled_from(['', '0', '-1', '1', '2', '1e3', 'nan', 'inf', '-inf', '1e309', '9'*30, '1/0', '2/4', 'P1', 'P1,P9', 'single', 'maxmin,maxmin', 'paper', 'smoke', '..', '/', '-', '--', '٣', '0x10', 'tiny-gpt2', 'gpt2@0', '~nobody', '~nobody-here', 'http://x', *EVIL]), st.text(max_size=12))
 VALUES = {'gpt2': '--scale --seed --model --annotators --ratio --comparisons --groups --steps --methods --angle --hostile --min-share --rewards --minutes --microbatch'.split(),
           'tulu2': '--scale --pairs --ratios --seeds --minutes --part --microbatch --model --revision --dtype --data --sha256 --judge-url --judge-model --gpus --tflops --bandwidth --gigabytes'.split()}
 
@@ -142,7 +142,7 @@ def light():
     mp.setenv('MAXMIN_QUIET', '1'); mp.delenv('MAXMIN_DEBUG', raising=False)
     mp.setattr(gpt2.Study, '_run', lambda self: None)
     load, tiny = gpt2.load_model, gpt2.load_model('tiny-llama')
-    mp.setattr(gpt2, 'load_model', lambda name: tiny if name in ('smollm2-135m', 'tiny-llama') else load(name))     # scale paper falls back to the first
+    mp.setattr(gpt2, 'load_model', lambda name, *how: tiny if name in ('smollm2-135m', 'tiny-llama') else load(name, *how))     # scale paper falls back to the first
     mp.setattr(gpt2, '_queue', lambda *a: {}); mp.setattr(tulu2, 'run_tulu2', lambda *a, **k: {})
     mp.setattr(tulu2, 'load_model', lambda name, *how: tiny if name == 'smollm2-135m' else load(name, *how))
     yield mp
