@@ -708,7 +708,7 @@ def whole_study(
     ratios = [Settings(at(r), seed) for seed, r in product((0, 1), (10, 2, 1, 20))]
     angles = [Settings(at(6), seed, angle=a) for seed, a in product((0, 1), (180., 135., 45., 0.))]
     steer = [Settings(at(6), 0, n_groups=4, methods=('maxmin',)), Settings(at(6), 0, n_groups=3, hostile=1, methods=('maxmin', 'softmin', 'cvar')),
-             Settings(at(6), 0, n_groups=3, hostile=1, min_share=.05, methods=('maxmin',))]
+             *(Settings(at(6), 0, n_groups=3, hostile=1, min_share=m, methods=('maxmin',)) for m in (.05, .1))]
     return main[:1] + ratios[:4] + gold + main[1:] + ratios[4:] + angles + steer
 
 # %% ../nbs/14_gpt2_experiment.ipynb #7ef8b763
@@ -1102,7 +1102,7 @@ def steered_table(
     import pandas as pd
     runs, steps, texts = (tables[n][tables[n].seed == seed] for n in ('runs', 'steps', 'texts'))
     cases = [('two groups', {}, 'maxmin'), ('four groups', dict(n_groups=4), 'maxmin'), *((f'a hostile person: {n}', dict(n_groups=3, hostile=1), m) for m, n in (('maxmin', 'MaxMin'), ('softmin', 'soft minimum'), ('cvar', 'CVaR of one half'))),
-             ('a hostile person: least share .05', dict(n_groups=3, hostile=1, min_share=.05), 'maxmin')]
+             *(('a hostile person: least share ' + f'{m:g}'.lstrip('0'), dict(n_groups=3, hostile=1, min_share=m), 'maxmin') for m in (.05, .1))]
     rows = {}
     for name, where, m in cases:
         r, s, t = (pick(x, **where) for x in (runs, steps, texts))
@@ -1201,6 +1201,7 @@ def claims(
     row("single reward: it falls with disagreement (slope for 45° below 0)", trend(angles, 'single', f=lambda a: a/45), -1)
     for r, t in ratios.items(): row(f'{r:g}:1, the worst-off group gains by MaxMin over single reward', compare(t, 'maxmin', 'single'), by='paper' if r > 1 else 'us')
     for r, t in ratios.items(): row(f'{r:g}:1, MaxMin: the majority is better off than under the reference', utility(t, 'maxmin', 'majority'))
+    for a, t in angles.items(): row(f'6:1 and {a:.0f}°, the worst-off group gains by MaxMin over single reward', compare(t, 'maxmin', 'single') if a != 90 else None, by='us')
     row("6:1, the paper's rule (jump): the worst-off group gains over single reward", compare(main, 'jump', 'single'))
     row('6:1, the worst-off group gains by MaxMin over the utilitarian mean', compare(main, 'maxmin', 'mean'), by='us')
     for m, n in (('minimum', 'the minimum for each response'), ('jump', "the paper's rule"), ('regret', 'regret'), ('resample', 'resampling, which trains nothing')): row(f'6:1, the worst-off group gains by MaxMin (exponentiated gradient) over {n}', compare(main, 'maxmin', m), by='us')
