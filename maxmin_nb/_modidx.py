@@ -84,7 +84,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'maxmin_nb.dro._Ball.domain': ('dro.html#_ball.domain', 'maxmin_nb/dro.py'),
                                'maxmin_nb.dro._Ball.value': ('dro.html#_ball.value', 'maxmin_nb/dro.py'),
                                'maxmin_nb.dro._from_worst': ('dro.html#_from_worst', 'maxmin_nb/dro.py'),
-                               'maxmin_nb.dro._problem': ('dro.html#_problem', 'maxmin_nb/dro.py'),
                                'maxmin_nb.dro._span': ('dro.html#_span', 'maxmin_nb/dro.py'),
                                'maxmin_nb.dro.certificate': ('dro.html#certificate', 'maxmin_nb/dro.py'),
                                'maxmin_nb.dro.constants': ('dro.html#constants', 'maxmin_nb/dro.py'),

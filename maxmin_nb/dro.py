@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import rel_entr
 from .core import require
-from .preferences import prob_vector
+from .maxmin import _table
 from .rlhf import gibbs, log_partition, utility
 from .welfare import Egalitarian, Welfare, _domain, _groups, _shares, exponentiated
 
@@ -79,14 +79,6 @@ class ChiSquareBall(_Ball):
         w = share*np.maximum(1 + slope*(mu - x), 0)
         return w/w.sum(-1, keepdims=True)
 
-# %% ../nbs/06_dro.ipynb #562047bb
-def _problem(ref, rewards, rho):
-    "Checked arrays: ref (P, Y), rewards (U, P, Y) with zeros where ref is zero, rho (P,)."
-    ref, r = np.asarray(ref, float), np.asarray(rewards, float)
-    require(ref.ndim == 2 and r.ndim == 3 and r.shape[1:] == ref.shape, f"ref has shape {ref.shape} and rewards {r.shape}; they must be (prompts, responses) and (groups, prompts, responses)")
-    require(np.isfinite(r[:, ref > 0]).all(), "rewards holds NaN or infinite values where ref is positive; they must be finite there")
-    return ref, np.where(ref > 0, r, 0), prob_vector(rho, len(ref))
-
 # %% ../nbs/06_dro.ipynb #7ec4bd48
 def certificate(
     pi,                             # (P, Y) any policy
@@ -98,7 +90,7 @@ def certificate(
     rho=None,                       # (P,) law of the prompts; None = uniform
 ) -> float:
     "G(w) - W_*(w) - W(F(π)) ≥ max W(F) - W(F(π)): how far `pi` is from optimal, at most. Infinite for weights that are not the welfare's."
-    ref, r, rho = _problem(ref, rewards, rho)
+    ref, r, rho = _table(ref, rewards, beta, rho)
     w = _groups(w, 'w')
     require(w.shape == (len(r),) and w.sum() > 0, f"w is {w}; it must be one weight for each of {len(r)} groups, not all zero")
     G = w.sum()*beta*log_partition(ref, np.tensordot(w/w.sum(), r, 1), beta, rho)
@@ -144,7 +136,7 @@ def play(
     rho=None,    # (P,) law of the prompts; None = uniform
 ) -> Trace:
     "Weights and policy answer each other: w_{t+1} from the utilities of π_t, then π_{t+1} by (4)."
-    ref, r, rho = _problem(ref, rewards, rho)
+    ref, r, rho = _table(ref, rewards, beta, rho)
     require(np.shape(kappa) in ((), (steps,)) and (np.asarray(kappa) > 0).all() and (np.asarray(kappa) <= 1).all(), f"kappa is {kappa}; it must lie in (0, 1], one number or one for each step")
     U = len(r)
     m, w = np.zeros(U) if start is None else np.asarray(start, float), np.full(U, 1/U)
@@ -175,7 +167,6 @@ def constants(
     rho=None,    # (P,) law of the prompts; None = uniform
 ) -> Constants:
     "R, S, S_r and L of a problem."
-    require(np.ndim(beta) == 0 and beta > 0, f"beta is {beta}; it must be positive")
-    ref, r, rho = _problem(ref, rewards, rho)
+    ref, r, rho = _table(ref, rewards, beta, rho)
     S = max(float(_span(r - one, ref, rho).max()) for one in r)
     return Constants(float((r.max(0) - r.min(0)).max(-1)@rho), S, float(_span(r, ref, rho).max()), S**2/(16*beta))

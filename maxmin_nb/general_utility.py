@@ -165,7 +165,7 @@ class Optimum:
     "An occupancy, what it is worth, and a bound that no policy exceeds."
     d: np.ndarray # (S, A): the occupancy
     F: np.ndarray # (U,): utilities
-    w: np.ndarray # (U,): weights; the bound is the best value of the reward Σ w_u r_u, lowered by what the weights allow for
+    w: np.ndarray # (U,): weights; the bound is max_π w·F(π) plus a constant: -W_*(w), or the mean of W(F_j) - w_j·F_j in (5) and (7)
     value: float  # W(F)
     bound: float  # upper bound on max_π W(F(π))
     @property

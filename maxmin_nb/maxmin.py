@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from .core import require
 from .preferences import prob_vector
-from .rlhf import gibbs, kl, log_partition, utility
+from .rlhf import kl
 from .welfare import Egalitarian, Welfare
 
 # %% ../nbs/05_maxmin.ipynb #6a028415
@@ -147,7 +147,7 @@ def _polish(at, beta, A, c, lam):
         if best and gap >= best[0]: break
         best = gap, new, F, pi
         if gap < 1e-15*w.sum() or not w.any(): break
-        Q = B.T@H@B
+        Q = B.T@H@B                      # Newton: Q d + const = -q on the planes in use, Σ d = 0; least squares, as Q may be singular
         d = np.linalg.lstsq(np.block([[Q, np.full((len(use), 1), abs(Q).max())], [np.ones(len(use)), 0]]), np.r_[-q[use], 0], rcond=1e-11)[0][:-1]
         step = (B@d - w*(B@d).sum()/w.sum())/(w.sum()*beta)
         t = 1/max(1, abs(step).sum())
