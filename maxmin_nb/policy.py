@@ -30,6 +30,7 @@ def _parts(model):
 # %% ../nbs/09_policy.ipynb #803ef95f
 def _share(module):
     "A copy of `module` with modules of its own and the same parameter tensors."
+    # the second argument is the list of what deepcopy thinks it has copied already: it uses those tensors as they are
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
 
 # %% ../nbs/09_policy.ipynb #64cb411c
@@ -138,6 +139,7 @@ class _Chosen(torch.autograd.Function):
     def forward(ctx, h, W, token, temperature, entropy, block=1024):
         x, need = h/temperature, ctx.needs_input_grad[0]
         full = lambda v: x.new_full((len(x), 1), v, dtype=torch.promote_types(x.dtype, torch.float32))
+        # so far: the largest logit, Σ exp, Σ exp·logit, the logit of the chosen token, Σ exp·W
         top, mass, spread, zy, mean = full(-torch.inf), full(0.), full(0.), full(0.), torch.zeros_like(x, dtype=full(0.).dtype)
         for at in range(0, len(W), block):
             w = W[at:at+block]
@@ -228,7 +230,7 @@ def merge(self:SplitModel):
             setattr(merged.get_submodule(parent), leaf, plain)
         object.__setattr__(self, '_merged', merged)  # not a submodule: neither saved nor moved twice
     pairs = {n: (m.lora_A['default'].weight, m.lora_B['default'].weight) for n, m in lora.items()}
-    state = [(id(t), t._version) for ab in pairs.values() for t in ab]
+    state = [(id(t), t._version) for ab in pairs.values() for t in ab]      # torch counts the changes in place of every tensor
     if state == self._merged_at: return self._merged
     with torch.no_grad():
         for n, m in lora.items():
@@ -672,7 +674,7 @@ def export(self:Policy,
     **about,             # more for the model card, such as data='…', scale='…', results='…'
 ) -> Path:
     "Write the policy as a plain transformers model, or a PEFT adapter, with tokenizer, generation configuration and model card. Raises FileExistsError rather than overwrite."
-    import os, tempfile
+    import tempfile
     folder = Path(folder)
     require(not folder.exists() or not any(folder.iterdir()), f"the folder {folder} is not empty; name a new one", FileExistsError)
     base = self.lm.model.name_or_path
