@@ -97,7 +97,7 @@ def _parser():
     g.add_argument('--min-share', type=float, default=0., metavar='SHARE', help='leave groups smaller than this out of the welfare (default: %(default)s)')
     g.add_argument('--rewards', default='learned', help="learned by EM, or gold: the judges' own scores (default: %(default)s)")
     g.add_argument('--data', default='', metavar='PATH', help='a .csv, .tsv, .json, .jsonl or .parquet file or a folder of such; prompts are the first 2 to 8 tokens of its column text (or prompt), of every second row for evaluation')
-    g.add_argument('--all', action='store_true', help='run the queue of all studies of chapter 14 instead of one; what TABLES hold is not run again')
+    g.add_argument('--all', action='store_true', help='run the queue of all studies of chapter 14 instead of one, with their own prompts, people, ratios, seeds, methods, angles and rewards; what the tables hold is not run again')
     g.add_argument('--tables', default='gpt2', metavar='PREFIX', help='with --all: PREFIX_runs.parquet and so on (default: %(default)s)')
     g.add_argument('--minutes', type=float, default=float('inf'), help='with --all: begin no further policy after so many minutes')
     g.add_argument('--microbatch', type=int, default=None, metavar='N', help='responses in a backward pass, where memory is short (default: a minibatch at once)')
@@ -212,7 +212,7 @@ def _sentence(e, a):
     code, out = getattr(e, 'errno', None), getattr(a, 'out', '')
     if out_of_memory(e): return f'{e}' if type(e) is MemoryError and 'microbatch' in str(e) else f'memory ran out ({str(e)[:200] or type(e).__name__}); choose a smaller scale or model, or fewer responses at a time with --microbatch: what was finished is kept'
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): return f'no space left for {e.filename2 or e.filename or out or a.command}; free some and give the same command again: what was finished is kept'
-    if code in (errno.EACCES, errno.EROFS, errno.EPERM): return f'{e.filename or out} cannot be written or read ({os.strerror(code)}); name another place, with --out'
+    if code in (errno.EACCES, errno.EROFS, errno.EPERM): return f'{e.filename or out} cannot be written or read ({os.strerror(code)}); name another place'
     if isinstance(e, OSError) and code is not None: return f'{e.filename or out}: {e.strerror or e}'
     if _required(e): return str(e.args[0])
     if isinstance(e, UnicodeError): return f'{e.object!r:.80} cannot be a name or a text here ({e.reason} at place {e.start})'

@@ -258,7 +258,7 @@ def sweep(
 ):
     "Remove temporary files that `atomic` left when its process was killed."
     for p in Path(folder).rglob('.*'):
-        if not _spectator and re.fullmatch(r'\..+?(\.\w+)?\.[a-z0-9_]{8}\1?', p.name) and p.is_file(): p.unlink(missing_ok=True)
+        if not _spectator and re.fullmatch(r'\..+(\.\w+)\.[a-z0-9_]{8}\1', p.name) and p.is_file(): p.unlink(missing_ok=True)
 
 # %% ../nbs/tools/core.ipynb #e450aaa7
 def cache_dir() -> Path:
@@ -270,7 +270,7 @@ def cache_dir() -> Path:
 def visible(
     text, # anything
 ) -> str:
-    "`str(text)` with what a terminal or a browser would obey, and lone surrogates, as escapes such as \\x1b. Tabs and line ends stay."
+    "`str(text)` with what a terminal or a browser would obey, and lone surrogates, as escapes such as \\x1b. Tabs and line feeds stay."
     return _OBEYED.sub(lambda m: ascii(m[0])[1:-1], str(text))
 
 def escaped(
@@ -333,7 +333,7 @@ def matmul_gflops(
     return 2*n**3/min(once() for _ in range(repeat))/1e9
 
 def provenance() -> dict:
-    "Versions, processor and matrix-multiply rate: what every results file carries."
+    "Versions, architecture, cores, GPU and matrix-multiply rate: what the record of a run carries."
     import torch
     names = 'maxmin_nb torch transformers peft accelerate datasets numpy'.split()
     return dict(versions={n: metadata.version(n) for n in names}, python=platform.python_version(), machine=platform.machine(),

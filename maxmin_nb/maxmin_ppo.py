@@ -21,7 +21,7 @@ class MaxMinPPO(PPO):
         rewards: RewardHeads,           # rewards of the groups
         welfare: Welfare=Egalitarian(), # what to maximise, a concave function of the groups' utilities
         utility: str='relative',        # zero and scale: 'relative' to the reference, 'raw', or 'regret'
-        own=None,                       # (K,) for 'regret': the utility that each group's own policy reaches
+        own=None,                       # (K,) for 'regret': the utility that each group's own policy reaches, β KL subtracted, in the units of 'relative'
         weights_step: str|None=None,    # 'jump' or 'exponentiated'; None: exponentiated for the egalitarian welfare, jump for others
         step_size: float=.2,            # s of exponentiated gradient, one over utility
         look_ahead: float=1.,           # a further step from there, for this PPO step only, one over utility
@@ -51,7 +51,7 @@ class MaxMinPPO(PPO):
         return ref
 
     def weigh(self, utilities):
-        "Weights of the groups for this step: the welfare's supergradient, or one exponentiated step from the last weights."
+        "Weights of the groups for this step: the welfare's supergradient, or one exponentiated step from the last weights, which is kept, and a further one of `look_ahead`, which is not."
         F = utilities - self.own
         self.w = self.welfare.weights(F) if self.jump else exponentiated(self.w, F, self.step_size)
         return self.w if self.jump else exponentiated(self.w, F, self.look_ahead)

@@ -496,14 +496,14 @@ def plan_text(
     m, s = plan_memory(shape, c, dtype, prompt, kept), plan_step(shape, c, flops, bandwidth, dtype, prompt=prompt)
     n, gb = len(trained(queue)), lambda v: f'{v/1e9:8.2f} GB' if v >= 1e8 else f'{v/1e6:8.2f} MB'
     first = len({q.seed for q in queue})*((kept or c.n_prompts*c.n_responses) + c.n_heldout*c.n_reference)/c.batch*s['sample']    # the reference's answers
-    seconds = (first + n*(c.steps*sum(s.values()) + c.n_heldout/c.batch*(s['sample'] + 2*s['reference'])))/max(gpus, 1)
+    seconds = first + max(len(trained(queue[i::max(gpus, 1)])) for i in range(max(gpus, 1)))*(c.steps*sum(s.values()) + c.n_heldout/c.batch*(s['sample'] + 2*s['reference']))     # of the GPU that trains most
     fits = '' if memory is None else f', {"enough" if m["peak"] < memory else "too much"} for {memory/1e9:.0f} GB' + ('' if m['peak'] < memory else ': take a smaller minibatch, a larger split or shorter responses')
     return '\n'.join([f'{c.model}, {shape.params/1e6:,.1f} million parameters, {dtype}, split {c.split}, {c.batch} responses of {c.max_new_tokens} tokens a step, minibatches of {c.minibatch}', '',
         *(f'{k:12s}{gb(m[k])}' for k in ('weights', 'merged', 'adapters', 'rollout', 'cache', 'logits', 'activations', 'loss')), f'{"peak":12s}{gb(m["peak"])} on {"each GPU" if gpus else "the processor"}, besides what Python and its libraries take{fits}',
         f'{"host":12s}{gb(m["host"])} of hidden states', '',
         'a step: ' + ', '.join(f'{k} {v:.2g} s' for k, v in s.items()) + f' at {flops/1e12:.3g}·10¹² operations/s',
         f'{n} policies of {c.steps} steps in {len(queue)} studies: {duration(seconds)} ' + (f'on {gpus} GPU{"s" if gpus > 1 else ""} (each takes whole studies)' if gpus else 'on this computer'),
-        f'judge: at most {judge_calls(queue)} calls (two orders, two groups, {c.n_heldout} prompts, {n} policies)'])
+        f'judge: at most {judge_calls(queue)} calls besides retries (two orders, two groups, {c.n_heldout} prompts, {n} policies)'])
 
 # %% ../nbs/15_tulu2_experiment.ipynb #140f3aa5
 def toy_archive(
@@ -605,7 +605,7 @@ def beside_the_paper(
     import pandas as pd
     runs, texts = tables['runs'], tables['texts']
     texts = texts[texts.method.isin(['reference', 'single', 'maxmin']) & (texts.ratio != 2)]
-    ref, (lo, hi) = runs[runs.method == 'reference'], (runs.ratio.min(), runs.ratio.max())
+    lo, hi = runs.ratio.min(), runs.ratio.max(); ref = runs[runs.method == 'reference'].groupby(['groups', 'seed']).filter(lambda t: {lo, hi} <= set(t.ratio)); require(len(ref), "no pair of groups has both the smallest and the largest ratio yet; give `maxmin tulu2` more time")   # the same pairs and seeds at both ratios
     at = lambda way, r: np.nanmean(np.stack(ref[ref.ratio == r][f'accuracy_{way}_minority'].map(np.asarray)), 0)
     fall = {w: bootstrap((d := at(w, hi) - at(w, lo))[np.isfinite(d)]) for w in ('single', 'em')}
     wide_ = lambda v: f'{v[0]:+.0%} [{v[1]:+.0%}, {v[2]:+.0%}]'
@@ -616,8 +616,8 @@ def beside_the_paper(
     p = PAPER
     return pd.DataFrame([
         (f"one reward: minority's accuracy, {hi:g}:1 less {lo:g}:1", f"{p['minority_10'] - p['minority_1']:+.0%} ({p['minority_1']:.1%} to {p['minority_10']:.0%})", wide_(fall['single']), _verdict(*fall['single'][1:], -1)),
-        (f"EM: the same", 'no figure known to us', wide_(fall['em']), 'opposite direction' if fall['em'][2] < 0 else 'same direction' if fall['em'][0] > fall['single'][0] else 'not decided'),
-        ('MaxMin: win rate of the worse-off group less one half', f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
+        (f"EM: the same", 'no figure known to us', wide_(fall['em']), _verdict(*bootstrap((d := at('em', hi) - at('em', lo) - at('single', hi) + at('single', lo))[np.isfinite(d)])[1:])),
+        ('MaxMin: win rate less one half, the smaller of the majorities\' mean and the minorities\' mean', f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
         ('MaxMin less one reward: mean win rate', f"{p['mean_gain']:+.0%}", wide_(mean), _verdict(*mean[1:])),
         ("MaxMin less one reward: minority's win rate", f"{p['minority_gain']:+.0%}", wide_(minor), _verdict(*minor[1:]))],
         columns=['statement', 'the paper (Tulu2-7B, GPT-4)', 'here (formulas)', 'verdict'])

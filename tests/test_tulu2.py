@@ -179,7 +179,7 @@ def test_time_and_calls_add_up():
 def test_plan_was_checked():
     path = ROOT/'nbs/results/bench/plan_check.json'
     if not path.is_file(): pytest.skip('not measured here')
-    assert all(abs(m['total_ratio'] - 1) < .15 for m in read_json(path)['models'])
+    assert all(abs(m['ratio'] - 1) < .15 for m in read_json(path)['models'])
 
 
 # The command
