@@ -247,18 +247,19 @@ def solve_cuts(
     r = _rewards(mdp, r)
     U, n, (B, b) = len(r), np.prod(mdp.shape), _flow(mdp)
     size = _size(r)
-    R, d, best, bound, w = r.reshape(U, n)/size, occupancy(mdp, np.full(mdp.shape, 1/mdp.shape[1])), None, np.inf, None
-    weights, rhs = [], []
+    R, weights, rhs, bound = r.reshape(U, n)/size, [], [], np.inf
+    d = occupancy(mdp, np.full(mdp.shape, 1/mdp.shape[1]))
+    F = utilities(d, r)
+    best = d, F, float(W.value(F))
     for _ in range(rounds):
-        F = utilities(d, r)
-        if best is None or W.value(F) > best[2]: best = d, F, float(W.value(F))
-        if bound - best[2] <= tol*(1 + abs(best[2])): return Optimum(*best[:2], w, best[2], bound)
         weights.append(W.weights(F)); rhs.append(W.value(F) - weights[-1]@F)
         res = _linprog(np.r_[np.zeros(n), -1], A_ub=np.c_[-np.array(weights)@R, np.ones(len(rhs))], b_ub=np.array(rhs)/size, A_eq=np.c_[B, np.zeros(len(b))], b_eq=b,
                        bounds=[(0, None)]*n + [(None, None)])
         share = res.ineqlin.marginals/res.ineqlin.marginals.sum()
         d, w = _exactly(mdp, res.x[:n]), share@np.array(weights)
-        bound = float(share@rhs) + _best(mdp, r, w)
+        F, bound = utilities(d, r), float(share@rhs) + _best(mdp, r, w)
+        if W.value(F) > best[2]: best = d, F, float(W.value(F))
+        if bound - best[2] <= tol*(1 + abs(best[2])): return Optimum(*best[:2], w, best[2], bound)
     raise RuntimeError(f"{rounds} cuts left a gap of {bound - best[2]:.2g}; raise rounds or tol")
 
 # %% ../nbs/07_general_utility.ipynb #40e66e11

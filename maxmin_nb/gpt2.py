@@ -59,7 +59,7 @@ def check_settings(
     people = c.n_annotators + s.hostile
     require(1 <= s.n_groups <= people, f"groups is {s.n_groups} and there are {people} annotators; it must be 1 to {people}")
     most = c.n_prompts*c.n_responses*(c.n_responses - 1)//2
-    require(1 <= c.n_comparisons <= most, f"comparisons is {c.n_comparisons}; every annotator must make at least 1, and there are {most} pairs to choose from: it must be 1 to {most}")
+    require(c.n_responses < 2 or 1 <= c.n_comparisons <= most, f"comparisons is {c.n_comparisons}; every annotator must make at least 1, and there are {most} pairs to choose from: it must be 1 to {most}")
     require(c.n_responses >= 2, f"there is {c.n_responses} response to a prompt; a comparison needs at least 2")
     require(c.n_reference >= 1 + ('resample' in s.methods), f"there is {c.n_reference} reference answer to a held-out prompt; there must be 1 at least, and 2 to resample from")
     require(c.steps >= 1, f"steps is {c.steps}; it must be at least 1")
@@ -149,7 +149,7 @@ def expected_seconds(
     gflops: float,   # rate of a matrix product that is counted with
 ) -> dict:
     "Seconds that each stage should take, 'method' for each method that trains. Sampling reaches about half of the matrix product's rate; a backward pass costs as much as a forward pass and a half."
-    width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers   # a quarter of the parameters is the vocabulary's
+    width, upper = 28 + c.max_new_tokens, 1 - .8*c.split/layers   # a fifth of the parameters is the vocabulary's
     op = 2*params/gflops/1e9                                      # seconds a token through the whole model
     sample, passes = 1.9*op*width, op*width*upper
     step = c.batch*(sample + passes*(1 + 2.5*c.epochs))
@@ -397,7 +397,7 @@ def rewards(self:Study, policy):
 
 @patch
 def own_utilities(self:Study):
-    "F_u(π_u): what each group's own policy reached by its own reward in the last quarter of its training, (2,)."
+    "F_u(π_u): what each group's own policy reached by its own reward, β KL subtracted, in the last quarter of its training, (2,)."
     if self.own is not None: return np.asarray(self.own, float)
     last = lambda name: read_json(self.out/name/'done.json')['history'][-max(self.scale.steps//4, 1):]
     return np.array([np.mean([h['utility'][k] for h in last(name)]) for name, k in (('majority', 0), ('minority', -1))])
@@ -523,7 +523,8 @@ def utilities_figure(
 ):
     "Gold utility of both groups under each policy."
     names = [p['policy'] for p in r['policies']]
-    ok = r.get('worst_off_gain', {}).get('low', 0) > 0 and len(names) == 3
+    by = {p['policy']: [p['utility'][g] for g in r['groups']] for p in r['policies']}
+    ok = len(names) == 3 and {'single', 'maxmin'} <= set(by) and by['single'][0]['low'] > 0 > by['single'][1]['high'] and min(v['low'] for v in by['maxmin']) > 0
     fig, ax = new_figure('One reward serves the majority at the minority\'s cost; MaxMin serves both' if ok else 'Utility of both groups under each policy', '', 'utility relative to the reference (sd)')
     for i, g in enumerate(r['groups']):
         u = [p['utility'][g] for p in r['policies']]
@@ -566,7 +567,7 @@ def annotators_figure(
     fig, ax = new_figure(title, 'annotator', f'posterior of the {names[1]} group', figsize=(6.4, 3))
     for g, n in enumerate([*names, 'hostile'][:t.max() + 1]): ax.plot(np.flatnonzero(t == g), q[t == g, col], ls='', marker=MARKERS[g], color=COLORS[g], label=f'really {n}')
     ax.set(ylim=(-.05, 1.05)); ax.legend(loc='center left')
-    return fig, f'Posterior probability of the {names[1]} group for {len(t)} annotators; {round(share*len(t))} on the right side of one half.'
+    return fig, f'Posterior probability of the {names[1]} group for {len(t)} annotators; {round(share*len(t))} in the right group by their largest posterior.'
 
 # %% ../nbs/14_gpt2_experiment.ipynb #5eb1a5ff
 @patch
@@ -1163,7 +1164,7 @@ def habits(
     longest, rows = texts.tokens.max(), {}
     for m, t in texts[texts['sample'] == 0].groupby('method', sort=False):
         first = t.text.map(lambda o: ' '.join(o.split()[:3])).value_counts(normalize=True)
-        rows[m] = {'tokens': t.tokens.mean(), 'at the largest length': (t.tokens >= longest - 1).mean(), 'at most five tokens': (t.tokens <= 5).mean(), 'commonest beginning': first.index[0], 'its share': first.iloc[0], 'distinct bigrams': distinct_bigrams(t.text)}
+        rows[m] = {'tokens': t.tokens.mean(), 'at the largest length': (t.tokens >= longest - 1).mean(), 'at most five tokens': (t.tokens <= 5).mean(), 'commonest beginning': first.index[0], 'its share': first.iloc[0], 'distinct bigrams': t.groupby('seed').text.apply(distinct_bigrams).mean()}
     return pd.DataFrame(rows).T
 
 def overrated(

@@ -54,7 +54,7 @@ def _number(users):
 # %% ../nbs/03_mixture.ipynb #2dff32aa
 def _features(diff):
     "`diff` as a float64, float32 or sparse matrix without a needless copy, or a sentence about what is wrong with it."
-    if issparse(diff): x = diff.tocsr().astype(float)
+    if issparse(diff): (x := diff.tocsr().astype(float)).eliminate_zeros()      # a copy
     else:
         x = np.asarray(diff)
         require(x.dtype.kind in 'fiubO', f"diff holds {x.dtype} entries; it must hold numbers")
@@ -250,7 +250,7 @@ def _refuse_separable(t, q, coef):
 # %% ../nbs/03_mixture.ipynb #5bb08aaa
 def _em(t, q, coef, method, l2, max_iter, tol):
     "EM from responsibilities `q` and coefficients: (objective trace, coef, weights, times a component was reseeded, converged)."
-    ll, trace, reseeded, converged = _user_sums(t, coef), [], 0, False
+    ll, trace, reseeded, converged, cut_short = _user_sums(t, coef), [], 0, False, False
     for i in range(max_iter + 1):
         if i:
             q, obj = e_step(ll, weights, method)
@@ -258,7 +258,7 @@ def _em(t, q, coef, method, l2, max_iter, tol):
             if len(trace) > 1:
                 gain = trace[-1] - trace[-2]
                 assert gain >= -1e-8*(1 + abs(obj)), f"EM lowered its objective by {-gain:.3g}: a bug, please report it"
-                if converged := gain <= tol*(1 + abs(obj)): break
+                if converged := gain <= tol*(1 + abs(obj)) and not cut_short: break      # right after a climb the gain is 0
             if i == max_iter: break
             if reseeded < 3 and (q.sum(0) < 1e-3).any():
                 reseeded += len(_reseed(t, q, coef, ll))
@@ -267,7 +267,8 @@ def _em(t, q, coef, method, l2, max_iter, tol):
         for _ in range(1 if i else 2): coef, ll = m_step(t, q, coef, ll, l2)
         if i%5 == 4 and method == 'soft' and len(weights) > 1:
             coef, weights, rise = _climb(t, q, coef, weights, l2, max_iter, tol/100)
-            ll, trace = _user_sums(t, coef), trace + rise
+            ll, trace, cut_short = _user_sums(t, coef), trace + rise, len(rise) == max_iter
+        else: cut_short = False
     if l2 == 0: _refuse_separable(t, q, coef)
     return np.array(trace), coef, weights, reseeded, converged
 

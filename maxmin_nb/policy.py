@@ -327,7 +327,7 @@ def save_rollout(
     rollout: Rollout, # what to keep
     path,             # a .safetensors file
 ):
-    "Write a rollout to a safetensors file, atomically."
+    "Write a rollout, all but its `logp`, to a safetensors file, atomically."
     names = [f.name for f in fields(Rollout) if f.name not in ('n_prompt', 'logp') and not (f.name == 'states' and rollout.states is rollout.hidden)]
     wide = lambda t: t.float() if t.dtype.is_floating_point and t.dtype.itemsize < 4 else t      # NumPy has no bfloat16
     save_arrays(path, {n: wide(getattr(rollout, n)).cpu().numpy() for n in names}, dict(n_prompt=rollout.n_prompt))
@@ -544,7 +544,7 @@ class Policy:
         middle = round(.6*lm.model.config.num_hidden_layers)
         if split is None: split = middle
         self.layer = max(split, middle) if read is None else read
-        require(split <= self.layer <= lm.model.config.num_hidden_layers, f"read is {read}; it must be a layer from the split, {split}, to {lm.model.config.num_hidden_layers}")
+        require(read is None or split <= read <= lm.model.config.num_hidden_layers, f"read is {read}; it must be a layer from the split, {split}, to {lm.model.config.num_hidden_layers}")
         self.net, self.lora_r = SplitModel(lm.model, split, lora_r, temperature, seed), lora_r
         if (processes := Processes(self.net.device)).sharded: self.net.shard(processes)
         self.compiled, self._plain = self.net.device.type == 'cuda' and self.net.whole, {}

@@ -8,7 +8,7 @@ __all__ = ['SMOLLM2', 'CHATML', 'PRAISE', 'BLAME', 'WORDS', 'ASPECTS', 'KINDS', 
            'classifier_tone', 'load_preferences', 'text_prompts']
 
 # %% ../nbs/08_text.ipynb #5f6285f2
-import csv, gzip, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile, warnings, zipfile
+import csv, gzip, hashlib, io, json, os, re, shutil, subprocess, sys, tempfile, warnings, zipfile, zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -326,13 +326,13 @@ def _file_frame(path):
         if kind == '.parquet': df = read_table(path)
         elif kind in ('.csv', '.tsv'): df = pd.DataFrame(_csv_rows(data.decode('utf-8-sig'), kind == '.tsv'))
         else: df = pd.DataFrame(_json_rows(data.decode('utf-8-sig')))
-    except (ValueError, OSError, EOFError, csv.Error) as e: raise ValueError(f"{path} cannot be read as {kind[1:]} ({(str(e).strip().splitlines() or ['no reason given'])[0]})") from None
+    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as e: raise ValueError(f"{path} cannot be read as {kind[1:]} ({(str(e).strip().splitlines() or ['no reason given'])[0]})") from None
     return df
 
 # %% ../nbs/08_text.ipynb #7d5952e3
 def _only_tables(where, files):
     "Refuse a list of files with anything among them that could run, or without a table."
-    bad = [f for f in files if Path(f).suffix.lower() in ('.py', '.pkl', '.pickle', '.pt', '.bin', '.npy', '.npz', '.tar', '.zip')]
+    bad = [f for f in files if Path(f).suffix.lower() in ('.py', '.pkl', '.pickle', '.joblib', '.pt', '.pth', '.bin', '.npy', '.npz', '.tar', '.tgz', '.zip', '.7z', '.rar', '.bz2', '.xz') or Path(f).suffix.lower() == '.gz' and not _suffix(f)[0]]
     require(not bad, lambda: f"{where} holds {bad[0]}; scripts, pickles and archives are not opened: pass a .parquet, .csv, .json or .jsonl file")
     require(any(_suffix(f)[0] or Path(f).suffix == '.arrow' for f in files), f"{where} holds no .parquet, .csv, .json or .jsonl file")
 
@@ -465,7 +465,7 @@ def _tied_pairs(df, tie, ties, flags):
     "Rows of chosen and rejected with their ties resolved and identical responses left out."
     same = np.array(df['chosen']) == np.array(df['rejected'])
     if same.any(): flags.append(f"{same.sum()} of {len(df)} comparisons have the same text on both sides and are left out")
-    if tie.any() and ties is None: flags.append(f"{(tie & ~same).sum()} of {len(df)} comparisons are ties; each is entered in both directions with half its weight (ties='half' says so, ties='drop' leaves them out)")
+    if (tie & ~same).any() and ties is None: flags.append(f"{(tie & ~same).sum()} of {len(df)} comparisons are ties; each is entered in both directions with half its weight (ties='half' says so, ties='drop' leaves them out)")
     keep = ~same & ~(tie & (ties == 'drop'))
     rows = np.repeat(np.flatnonzero(keep), 1 + tie[keep])                                # a tie twice
     second = np.r_[False, rows[1:] == rows[:-1]][:len(rows)]                             # its second row, which is turned round
@@ -621,7 +621,7 @@ def load_preferences(
     require(adapter is None or adapter in ADAPTERS, f"adapter is {adapter!r}; it must be one of {', '.join(ADAPTERS)}")
     require(ties in (None, 'half', 'drop') and rankings in ('one', 'pairs'), f"ties is {ties!r} and rankings {rankings!r}; ties must be None, 'half' or 'drop', and rankings 'one' or 'pairs'")
     require(isinstance(annotators, int) and annotators >= 1, f"annotators is {annotators!r}; it must be a whole number from 1")
-    names, rng, flags, tables = {k: k for k in standard} | columns, np.random.default_rng(seed), [], []
+    names, rng, flags, tables = {k: k for k in standard} | columns | ({'user': '(name of the source)'} if columns.get('user', '') is None else {}), np.random.default_rng(seed), [], []      # user=None: the name, whatever columns there are
     sources = source if type(source) is dict else _soups_files(source) if adapter == 'soups' else {None: source}
     for group, one in sources.items():
         df = _frame(one, subset, split, revision)

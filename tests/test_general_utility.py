@@ -261,3 +261,7 @@ def test_bad_input(f, says):
 
 def test_too_few_rounds():
     with pytest.raises(RuntimeError, match='raise rounds or tol'): solve_cuts(m2, r2, SoftMin(.3), rounds=1)
+
+def test_one_programme_is_enough_for_a_linear_welfare():
+    o = solve_cuts(m2, r2, Utilitarian(np.full(len(r2), 1/len(r2))), rounds=1)
+    assert o.bound - o.value < 1e-6
