@@ -129,6 +129,12 @@ def test_runs_out_of_iterations():
     diff, u, _, _ = simulate(9, [30, 30], 3, 4, .5)
     with pytest.warns(UserWarning, match='max_iter=3'): fit_mixture(diff, u, 2, max_iter=3)
 
+def test_a_climb_that_ran_out_of_iterations_is_no_convergence():
+    diff, u, _, _ = simulate(0, [70, 70, 60], 4, 3, 2.)
+    best = fit_mixture(diff, u, 3)
+    with pytest.warns(UserWarning, match='had not converged after max_iter=6'): short = fit_mixture(diff, u, 3, max_iter=6)
+    assert short.trace[-1] < best.trace[-1] - 1e-4
+
 def test_extreme_features_stay_finite():
     diff, u, g, _ = simulate(10, [8, 8], 10, 3)
     for s in (1e-6, 1e6):
