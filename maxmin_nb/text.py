@@ -621,12 +621,13 @@ def load_preferences(
     require(adapter is None or adapter in ADAPTERS, f"adapter is {adapter!r}; it must be one of {', '.join(ADAPTERS)}")
     require(ties in (None, 'half', 'drop') and rankings in ('one', 'pairs'), f"ties is {ties!r} and rankings {rankings!r}; ties must be None, 'half' or 'drop', and rankings 'one' or 'pairs'")
     require(isinstance(annotators, int) and annotators >= 1, f"annotators is {annotators!r}; it must be a whole number from 1")
-    names, rng, flags, tables = {k: k for k in standard} | columns | ({'user': '(name of the source)'} if columns.get('user', '') is None else {}), np.random.default_rng(seed), [], []      # user=None: the name, whatever columns there are
+    names, rng, flags, tables = {k: k for k in standard} | columns, np.random.default_rng(seed), [], []
+    names['user'] = names['user'] or '(name of the source)'      # no column is called so
     sources = source if type(source) is dict else _soups_files(source) if adapter == 'soups' else {None: source}
     for group, one in sources.items():
         df = _frame(one, subset, split, revision)
         if adapter: df = ADAPTERS[adapter](df, flags)
-        if group is not None and names['user'] not in df: df = df.assign(**{names['user'] or 'user': _deal(rng, group, len(df), annotators)})
+        if group is not None and names['user'] not in df: df = df.assign(**{names['user']: _deal(rng, group, len(df), annotators)})
         else: require(annotators == 1, f"annotators is {annotators}, but the rows say who chose, or nothing names their group; it is for sources passed as {{name: source}}")
         tables.append(_one_table(df, names, 'drop' if adapter == 'prism' else ties, rankings, flags))
     require(sum(map(len, tables)), "no comparison is left; every row compares a text with itself, or is a tie that was dropped")

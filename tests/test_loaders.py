@@ -68,7 +68,7 @@ def test_folders(tmp_path, monkeypatch):
     with pytest.raises(KeyError, match="no split 'valid'; the splits are 'train'"): load_preferences(clone, subset='x', split='valid')
     with pytest.raises(KeyError, match="no split 'valid'"): load_preferences(tmp_path/'both', split='valid')
 
-@pytest.mark.parametrize('name', ['clone.py', 'sub/load.py', 'weights.pkl', 'a.tar'])
+@pytest.mark.parametrize('name', ['clone.py', 'sub/load.py', 'weights.pkl', 'm.pth', 'a.tar', 'a.tar.gz', 'a.tgz'])
 def test_nothing_that_could_run_is_opened(tmp_path, name):
     (tmp_path/'sub').mkdir()
     (tmp_path/name).write_text('raise SystemExit("never run")')
@@ -76,6 +76,15 @@ def test_nothing_that_could_run_is_opened(tmp_path, name):
     WRITERS['c.jsonl'](good(), tmp_path/'c.jsonl')
     with pytest.raises(ValueError, match='scripts, pickles and archives are not opened'): load_preferences(tmp_path)
     with pytest.raises(ValueError, match='and from no other kind'): load_preferences(tmp_path/name)
+
+def test_the_name_of_the_source_stands_for_the_user_where_a_column_is_not_to_be_used():
+    assert set(load_preferences(dict(G=good(), H=good()), user=None).user) == {'G', 'H'}
+
+def test_a_flipped_byte_in_a_gzip_file_is_named(tmp_path):
+    whole = gzip.compress(b'user,chosen,rejected\n1,a,b\n'*200)
+    for i in range(10, len(whole), 3):
+        (tmp_path/'a.csv.gz').write_bytes(whole[:i] + bytes([whole[i]^0xff]) + whole[i+1:])
+        with pytest.raises(ValueError, match='a.csv.gz cannot be read as csv'): load_preferences(tmp_path/'a.csv.gz')
 
 def test_import_is_light():
     code = 'import sys, maxmin_nb.text; print(*sys.modules)'
