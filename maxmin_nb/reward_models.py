@@ -691,7 +691,9 @@ def load_heads(
     require({'phi', 'zero', 'unit', 'responsibilities'} <= a.keys() and 'layer' in meta, f"{path} does not hold rewards; it must be a file that save_heads wrote")
     mix = RewardMixture(a['coef'], a['weights'], meta['users'], a['responsibilities'], meta['log_likelihood'], meta['n_comparisons'], meta['method'], a['trace'], l2=meta.get('l2', 0.))
     common = (a['phi'], a['zero'], a['unit'], meta['longest'], meta['layer'], mix, meta.get('pool', 'sum'), a.get('basis'))
-    if meta.get('kind') != 'adapters': return RewardHeads(*common, None if model is None else _reader(model if getattr(model, 'T', None) == meta['longest'] else getattr(model, 'lm', model), meta['layer'], meta['longest']))
+    if meta.get('kind') != 'adapters':
+        if isinstance(model, Policy) and model.T != meta['longest']: model = model.lm      # scores are divided by the T of the fit
+        return RewardHeads(*common, None if model is None else _reader(model, meta['layer'], meta['longest']))
     require(model is not None, f"{path} holds adapters for {meta['model']}; pass that model, as in load_heads(path, load_model({meta['model']!r}))")
     lm = model.lm if isinstance(model, Policy) else model
     require(_weights_sha(lm) == meta['sha256'], f"the adapters in {path} were fitted to {meta['model']} with other weights than those of {lm.name}; pass the model that they were fitted to")

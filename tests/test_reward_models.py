@@ -398,6 +398,11 @@ def test_saved_and_loaded(made, kind, tmp_path):
     assert np.array_equal(f.assign(c), fits[kind].assign(c)) and f.users == fits[kind].users and f.log_likelihood == fits[kind].log_likelihood and np.array_equal(f.trace, fits[kind].trace)
     assert (f.basis is None) == (kind != 'shared') and (f.basis is None or f.basis.shape == (64, 1))
 
+def test_heads_read_with_their_own_T(made, tmp_path):
+    made[3]['heads'].save(tmp_path/'h.safetensors')
+    say = [load_heads(tmp_path/'h.safetensors', m).judge(['the plot']*2, ['good', 'a long and dull film about nothing']) for m in (tiny_model(), Policy(tiny_model(), max_new_tokens=3), Policy(tiny_model(), max_new_tokens=40))]
+    assert np.allclose(say[0], say[1]) and np.allclose(say[0], say[2])
+
 def test_loading_says_what_is_wrong(made, tmp_path):
     fits, f = made[3], tmp_path/'a.safetensors'
     fits['adapters'].save(f)
