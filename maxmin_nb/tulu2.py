@@ -605,7 +605,9 @@ def beside_the_paper(
     import pandas as pd
     runs, texts = tables['runs'], tables['texts']
     texts = texts[texts.method.isin(['reference', 'single', 'maxmin']) & (texts.ratio != 2)]
-    lo, hi = runs.ratio.min(), runs.ratio.max(); ref = runs[runs.method == 'reference'].groupby(['groups', 'seed']).filter(lambda t: {lo, hi} <= set(t.ratio)); require(len(ref), "no pair of groups has both the smallest and the largest ratio yet; give `maxmin tulu2` more time")   # the same pairs and seeds at both ratios
+    lo, hi = runs.ratio.min(), runs.ratio.max()
+    ref = runs[runs.method == 'reference'].groupby(['groups', 'seed']).filter(lambda t: {lo, hi} <= set(t.ratio))     # the same pairs and seeds at both ratios
+    require(len(ref), "no pair of groups has both the smallest and the largest ratio yet; give `maxmin tulu2` more time")
     at = lambda way, r: np.nanmean(np.stack(ref[ref.ratio == r][f'accuracy_{way}_minority'].map(np.asarray)), 0)
     fall = {w: bootstrap((d := at(w, hi) - at(w, lo))[np.isfinite(d)]) for w in ('single', 'em')}
     wide_ = lambda v: f'{v[0]:+.0%} [{v[1]:+.0%}, {v[2]:+.0%}]'
@@ -617,7 +619,7 @@ def beside_the_paper(
     return pd.DataFrame([
         (f"one reward: minority's accuracy, {hi:g}:1 less {lo:g}:1", f"{p['minority_10'] - p['minority_1']:+.0%} ({p['minority_1']:.1%} to {p['minority_10']:.0%})", wide_(fall['single']), _verdict(*fall['single'][1:], -1)),
         (f"EM: the same", 'no figure known to us', wide_(fall['em']), _verdict(*bootstrap((d := at('em', hi) - at('em', lo) - at('single', hi) + at('single', lo))[np.isfinite(d)])[1:])),
-        ('MaxMin: win rate less one half, the smaller of the majorities\' mean and the minorities\' mean', f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
+        ("MaxMin: win rate less one half, the smaller of the majorities' mean and the minorities' mean", f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
         ('MaxMin less one reward: mean win rate', f"{p['mean_gain']:+.0%}", wide_(mean), _verdict(*mean[1:])),
         ("MaxMin less one reward: minority's win rate", f"{p['minority_gain']:+.0%}", wide_(minor), _verdict(*minor[1:]))],
         columns=['statement', 'the paper (Tulu2-7B, GPT-4)', 'here (formulas)', 'verdict'])
