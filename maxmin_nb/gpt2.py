@@ -59,8 +59,8 @@ def check_settings(
     people = c.n_annotators + s.hostile
     require(1 <= s.n_groups <= people, f"groups is {s.n_groups} and there are {people} annotators; it must be 1 to {people}")
     most = c.n_prompts*c.n_responses*(c.n_responses - 1)//2
-    require(c.n_responses < 2 or 1 <= c.n_comparisons <= most, f"comparisons is {c.n_comparisons}; every annotator must make at least 1, and there are {most} pairs to choose from: it must be 1 to {most}")
     require(c.n_responses >= 2, f"there is {c.n_responses} response to a prompt; a comparison needs at least 2")
+    require(1 <= c.n_comparisons <= most, f"comparisons is {c.n_comparisons}; every annotator must make at least 1, and there are {most} pairs to choose from: it must be 1 to {most}")
     require(c.n_reference >= 1 + ('resample' in s.methods), f"there is {c.n_reference} reference answer to a held-out prompt; there must be 1 at least, and 2 to resample from")
     require(c.steps >= 1, f"steps is {c.steps}; it must be at least 1")
     require(s.seed >= 0, f"seed is {s.seed}; it must be a whole number from 0 upwards")

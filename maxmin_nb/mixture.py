@@ -250,7 +250,7 @@ def _refuse_separable(t, q, coef):
 # %% ../nbs/03_mixture.ipynb #5bb08aaa
 def _em(t, q, coef, method, l2, max_iter, tol):
     "EM from responsibilities `q` and coefficients: (objective trace, coef, weights, times a component was reseeded, converged)."
-    ll, trace, reseeded, converged, cut_short = _user_sums(t, coef), [], 0, False, False
+    ll, trace, rise, reseeded, converged = _user_sums(t, coef), [], [], 0, False
     for i in range(max_iter + 1):
         if i:
             q, obj = e_step(ll, weights, method)
@@ -258,7 +258,7 @@ def _em(t, q, coef, method, l2, max_iter, tol):
             if len(trace) > 1:
                 gain = trace[-1] - trace[-2]
                 assert gain >= -1e-8*(1 + abs(obj)), f"EM lowered its objective by {-gain:.3g}: a bug, please report it"
-                if converged := gain <= tol*(1 + abs(obj)) and not cut_short: break      # right after a climb the gain is 0
+                if converged := gain <= tol*(1 + abs(obj)) and (i%5 > 0 or len(rise) < max_iter): break      # right after a climb the gain is 0; it must have come to its own end
             if i == max_iter: break
             if reseeded < 3 and (q.sum(0) < 1e-3).any():
                 reseeded += len(_reseed(t, q, coef, ll))
@@ -267,8 +267,7 @@ def _em(t, q, coef, method, l2, max_iter, tol):
         for _ in range(1 if i else 2): coef, ll = m_step(t, q, coef, ll, l2)
         if i%5 == 4 and method == 'soft' and len(weights) > 1:
             coef, weights, rise = _climb(t, q, coef, weights, l2, max_iter, tol/100)
-            ll, trace, cut_short = _user_sums(t, coef), trace + rise, len(rise) == max_iter
-        else: cut_short = False
+            ll, trace = _user_sums(t, coef), trace + rise
     if l2 == 0: _refuse_separable(t, q, coef)
     return np.array(trace), coef, weights, reseeded, converged
 

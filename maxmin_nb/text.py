@@ -332,7 +332,7 @@ def _file_frame(path):
 # %% ../nbs/08_text.ipynb #7d5952e3
 def _only_tables(where, files):
     "Refuse a list of files with anything among them that could run, or without a table."
-    bad = [f for f in files if Path(f).suffix.lower() in ('.py', '.pkl', '.pickle', '.joblib', '.pt', '.pth', '.bin', '.npy', '.npz', '.tar', '.tgz', '.zip', '.7z', '.rar', '.bz2', '.xz') or Path(f).suffix.lower() == '.gz' and not _suffix(f)[0]]
+    bad = [f for f in files if Path(f.lower().removesuffix('.gz')).suffix in ('.py', '.pkl', '.pickle', '.joblib', '.pt', '.pth', '.bin', '.npy', '.npz', '.tar', '.tgz', '.zip', '.7z', '.rar', '.bz2', '.xz')]
     require(not bad, lambda: f"{where} holds {bad[0]}; scripts, pickles and archives are not opened: pass a .parquet, .csv, .json or .jsonl file")
     require(any(_suffix(f)[0] or Path(f).suffix == '.arrow' for f in files), f"{where} holds no .parquet, .csv, .json or .jsonl file")
 

@@ -494,9 +494,9 @@ def plan_text(
     shape, prompt = SHAPES[c.model], prompt or (128 if c.name == 'paper' else 28)
     kept = min(Tulu2Study.kept, c.n_prompts)*c.n_responses if queue[0].data or c.name == 'paper' else None
     m, s = plan_memory(shape, c, dtype, prompt, kept), plan_step(shape, c, flops, bandwidth, dtype, prompt=prompt)
-    n, gb = len(trained(queue)), lambda v: f'{v/1e9:8.2f} GB' if v >= 1e8 else f'{v/1e6:8.2f} MB'
+    n, devices, gb = len(trained(queue)), max(gpus, 1), lambda v: f'{v/1e9:8.2f} GB' if v >= 1e8 else f'{v/1e6:8.2f} MB'
     first = len({q.seed for q in queue})*((kept or c.n_prompts*c.n_responses) + c.n_heldout*c.n_reference)/c.batch*s['sample']    # the reference's answers
-    seconds = first + max(len(trained(queue[i::max(gpus, 1)])) for i in range(max(gpus, 1)))*(c.steps*sum(s.values()) + c.n_heldout/c.batch*(s['sample'] + 2*s['reference']))     # of the GPU that trains most
+    seconds = first + max(len(trained(queue[i::devices])) for i in range(devices))*(c.steps*sum(s.values()) + c.n_heldout/c.batch*(s['sample'] + 2*s['reference']))     # of the GPU that trains most
     fits = '' if memory is None else f', {"enough" if m["peak"] < memory else "too much"} for {memory/1e9:.0f} GB' + ('' if m['peak'] < memory else ': take a smaller minibatch, a larger split or shorter responses')
     return '\n'.join([f'{c.model}, {shape.params/1e6:,.1f} million parameters, {dtype}, split {c.split}, {c.batch} responses of {c.max_new_tokens} tokens a step, minibatches of {c.minibatch}', '',
         *(f'{k:12s}{gb(m[k])}' for k in ('weights', 'merged', 'adapters', 'rollout', 'cache', 'logits', 'activations', 'loss')), f'{"peak":12s}{gb(m["peak"])} on {"each GPU" if gpus else "the processor"}, besides what Python and its libraries take{fits}',
@@ -609,7 +609,9 @@ def beside_the_paper(
     ref = runs[runs.method == 'reference'].groupby(['groups', 'seed']).filter(lambda t: {lo, hi} <= set(t.ratio))     # the same pairs and seeds at both ratios
     require(len(ref), "no pair of groups has both the smallest and the largest ratio yet; give `maxmin tulu2` more time")
     at = lambda way, r: np.nanmean(np.stack(ref[ref.ratio == r][f'accuracy_{way}_minority'].map(np.asarray)), 0)
-    fall = {w: bootstrap((d := at(w, hi) - at(w, lo))[np.isfinite(d)]) for w in ('single', 'em')}
+    change = {w: at(w, hi) - at(w, lo) for w in ('single', 'em')}
+    interval = lambda d: bootstrap(d[np.isfinite(d)])
+    fall = {w: interval(d) for w, d in change.items()}
     wide_ = lambda v: f'{v[0]:+.0%} [{v[1]:+.0%}, {v[2]:+.0%}]'
     w = {(m, u): _prompt_means(texts, m, u) for m in ('single', 'maxmin') for u in ('majority', 'minority')}
     low = min(bootstrap(w['maxmin', u]) for u in ('majority', 'minority'))
@@ -618,7 +620,7 @@ def beside_the_paper(
     p = PAPER
     return pd.DataFrame([
         (f"one reward: minority's accuracy, {hi:g}:1 less {lo:g}:1", f"{p['minority_10'] - p['minority_1']:+.0%} ({p['minority_1']:.1%} to {p['minority_10']:.0%})", wide_(fall['single']), _verdict(*fall['single'][1:], -1)),
-        (f"EM: the same", 'no figure known to us', wide_(fall['em']), _verdict(*bootstrap((d := at('em', hi) - at('em', lo) - at('single', hi) + at('single', lo))[np.isfinite(d)])[1:])),
+        (f"EM: the same", 'no figure known to us', wide_(fall['em']), _verdict(*interval(change['em'] - change['single'])[1:])),
         ("MaxMin: win rate less one half, the smaller of the majorities' mean and the minorities' mean", f"{p['maxmin_win'] - .5:+.1%} (both groups)", f"{low[0] - .5:+.0%} [{low[1] - .5:+.0%}, {low[2] - .5:+.0%}]", _verdict(low[1] - .5, low[2] - .5)),
         ('MaxMin less one reward: mean win rate', f"{p['mean_gain']:+.0%}", wide_(mean), _verdict(*mean[1:])),
         ("MaxMin less one reward: minority's win rate", f"{p['minority_gain']:+.0%}", wide_(minor), _verdict(*minor[1:]))],
