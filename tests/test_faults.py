@@ -180,13 +180,13 @@ def until(path, p):
     while not path.exists() and p.is_alive() and time.monotonic() < end: time.sleep(.02)
     assert path.exists()
 
-@pytest.mark.parametrize('how', cases([('same', 4), ('same', 12), ('same', 18), ('other settings', 12)], quick=[('same', 12)]))
+@pytest.mark.parametrize('how', cases([('same', 1), ('same', 4), ('same', 12), ('same', 18), ('other settings', 1), ('other settings', 12)], quick=[('same', 1), ('same', 12)]))
 @counted
 def test_second_run_into_a_folder_is_refused(whole, tmp_path, how):
     flag, folder = tmp_path/'flag', tmp_path/'r'
     p = begin(fault_child.command, args(folder), f'{tmp_path}/first.log', ('pause', how[1], str(flag)))
     until(tmp_path/'flag.here', p)
-    before = {q: q.read_bytes() for q in folder.rglob('*') if q.is_file() and q.name not in ('run.json', 'shared.json')}
+    before = {q: q.read_bytes() for q in folder.rglob('*') if q.is_file()}
     said = refusal(*run(folder, more=['--seed', '5'] if how[0] == 'other settings' else []))
     assert str(folder) in said and ('by another process' in said or 'other settings' in said)
     assert all(q.read_bytes() == b for q, b in before.items())
@@ -258,6 +258,17 @@ def test_second_queue_for_the_tables_is_refused(tables, tmp_path, at):
     until(tmp_path/'flag.here', p)
     said = refusal(*do(fault_child.queue, tmp_path/'q'))
     assert f"{tmp_path}/q/t_runs.parquet is being written by another process" in said
+    (tmp_path/'flag.go').touch()
+    assert finish(p, f'{tmp_path}/first.log')[0] == 0 and same_tables(tmp_path/'q') == tables[1]
+    return 'refused'
+
+@pytest.mark.parametrize('at', cases([1, 9], quick=[1]))
+@counted
+def test_second_queue_for_the_studies_is_refused(tables, tmp_path, at):
+    p = begin(fault_child.queue, str(tmp_path/'q'), f'{tmp_path}/first.log', ('pause', at, str(tmp_path/'flag')))
+    until(tmp_path/'flag.here', p)
+    said = refusal(*do(fault_child.queue_beside, tmp_path/'q'))
+    assert f"the folder {tmp_path}/q/studies is being written by another process" in said and not list((tmp_path/'q').glob('u_*.parquet'))
     (tmp_path/'flag.go').touch()
     assert finish(p, f'{tmp_path}/first.log')[0] == 0 and same_tables(tmp_path/'q') == tables[1]
     return 'refused'
