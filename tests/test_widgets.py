@@ -107,16 +107,18 @@ def test_refused(make):
 @pytest.mark.slow
 @pytest.mark.parametrize('path', [p for p in WITH_FIGURES if p.parent == NBS], ids=lambda p: p.stem)
 def test_computation_time(path):
-    "Computing what a figure of a chapter shows, its curves handed to matplotlib but not drawn, takes under 50 ms of processor time."
+    "Computing what a figure of a chapter shows, its curves handed to matplotlib but not drawn, takes at most two thirds of the processor time of a new picture, or 20 ms, the pause between two of them. Both are timed in the same process: machines differ."
     nb = nbformat.read(path, 4)
     nb.cells.append(nbformat.v4.new_code_cell('''
 import maxmin_nb.widgets as w
+found = [o for o in list(Out.values()) if isinstance(o, w.Interactive)]
+whole = [o.milliseconds(7) for o in found]
 w._png = lambda fig: ''
-{str(o): o.milliseconds(7) for o in list(Out.values()) if isinstance(o, w.Interactive)}'''))
+{str(o): (o.milliseconds(7), t) for o, t in zip(found, whole)}'''))
     NotebookClient(nb, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute(env=os.environ | {'MAXMIN_SCALE': 'smoke'})
     times = ast.literal_eval(nb.cells[-1].outputs[-1].data['text/plain'])
     print(path.stem, times)
-    assert times and max(times.values()) < 50, times
+    assert times and all(t < max(20, 2/3*whole) for t, whole in times.values()), times
 
 
 def test_saved_figures_have_alternative_text():
