@@ -193,7 +193,7 @@ def load_arrays(
     except Exception as e: raise ValueError(f"{path} is damaged ({e}); {_AGAIN}") from None     # a broken header fails in many ways
 
 # %% ../nbs/tools/core.ipynb #39c789e4
-_ZEROS, _MARK = b'0'*64, re.compile(rb'maxmin_sha256\x18\x40([0-9a-f]{64})')      # a key, then a text of 64 bytes, as Parquet's footer writes them
+_ZEROS, _MARK = b'0'*64, re.compile(rb'maxmin_sha256\x18\x40(.{64})', re.S)      # a key, then a text of 64 bytes, as Parquet's footer writes them
 
 def write_table(
     path,  # a .parquet file
