@@ -193,7 +193,8 @@ def load_arrays(
     except Exception as e: raise ValueError(f"{path} is damaged ({e}); {_AGAIN}") from None     # a broken header fails in many ways
 
 # %% ../nbs/tools/core.ipynb #39c789e4
-_ZEROS, _MARK = b'0'*64, re.compile(rb'maxmin_sha256\x18\x40(.{64})', re.S)      # a key, then a text of 64 bytes, as Parquet's footer writes them
+_ZEROS, _KEY = b'0'*64, b'maxmin_sha256\x18\x40'      # a key, then a text of 64 bytes, as Parquet's footer writes them
+_MARK = re.compile(b'(?:' + b'|'.join(_KEY[:i] + b'.' + _KEY[i+1:] for i in range(len(_KEY))) + b')(.{64})', re.S)      # also where one byte of it is damaged
 
 def write_table(
     path,  # a .parquet file

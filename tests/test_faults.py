@@ -331,26 +331,22 @@ def test_damaged_table_of_a_queue(tables, tmp_path, case):
     shutil.copytree(tables[0], tmp_path/'q')
     file = tmp_path/f'q/t_{case[0]}.parquet'
     spoil(file, case[1])
-    code, said = do(fault_child.queue, tmp_path/'q')
-    if code == 0:                        # a bit of the name of the checksum: every value is as it was
-        assert same_tables(tmp_path/'q') == tables[1]
-        return 'right'
-    assert str(file) in (sentence := refusal(code, said)) and 'belong together' in sentence
+    sentence = refusal(*do(fault_child.queue, tmp_path/'q'))
+    assert str(file) in sentence and 'belong together' in sentence
     for f in (tmp_path/'q').glob('t_*.parquet'): f.unlink()
     assert do(fault_child.queue, tmp_path/'q')[0] == 0 and same_tables(tmp_path/'q') == tables[1]
     return 'refused'
 
 @counted
 def test_damaged_checksum_of_a_table(tables, tmp_path):
-    "A bit of the checksum itself: refused. A bit of the name before it: refused, or every value is as it was."
+    "A bit of the checksum itself, or of its name."
     good = (tables[0]/'t_runs.parquet').read_bytes()
-    at, whole, file = good.index(b'maxmin_sha256\x18\x40'), read_table(tables[0]/'t_runs.parquet'), tmp_path/'t.parquet'
+    at, file = good.index(b'maxmin_sha256\x18\x40'), tmp_path/'t.parquet'
     for i in range(8*79):
         data = bytearray(good)
         data[at + i//8] ^= 1 << i%8
         file.write_bytes(bytes(data))
-        try: assert read_table(file).equals(whole) and i < 8*15, i
-        except ValueError as e: assert str(file) in str(e)
+        with pytest.raises(ValueError, match='t.parquet is damaged'): read_table(file)
     return 'refused'
 
 @pytest.mark.parametrize('how', cases(['empty', 'half', 'garbage', 'bit 1', 'bit 2']))
