@@ -583,6 +583,7 @@ def _figures(self:Study, r):
 
 @patch
 def _report(self:Study, path):
+    if self.processes.rank: return                    # it embeds the figures that the first process draws
     responses = [self.reference(), *(Responses(**read_json(self.out/m/'heldout.json')) for m in self.settings.methods)]
     r = self.results(responses)
     alt, table = self._figures(r), text_table(r)

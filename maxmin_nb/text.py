@@ -392,22 +392,23 @@ def _hub_folder(name, file, revision) -> Path:
     if (out/'source.json').is_file():
         _check_hashes(out/'files', read_json(out/'source.json')['hashes'])
         return out/'files'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix='.fetch-') as tmp:
-            listing = _hub_listing(name, revision)
-            require(file is None or file in listing, lambda: f"the data set {name} has no file {file!r} at {revision}; its files are {', '.join(listing)}")
-            if file is None: _only_tables(f'the data set {name}', listing)
-            hashes = {f: h for f, h in listing.items() if f == file or file is None and (_suffix(f)[0] or f == 'README.md')}
-            _hub_download(name, revision, list(hashes), f'{tmp}/out/files')
-            _check_hashes(f'{tmp}/out/files', hashes)
-            write_json(f'{tmp}/out/source.json', dict(name=name, revision=revision, hashes=hashes))
-            shutil.rmtree(out, ignore_errors=True)
-            os.replace(f'{tmp}/out', out)
-    except ValueError: raise
-    except Exception as e:
-        why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise ConnectionError(f"the data set {name!r} is neither a file or folder here nor could it be had from the hub at {revision} ({why}); check the name and the connection, or pass a local copy") from None
+    with locked(out.parent, f'.{out.name}.lock', wait=True):
+        if (out/'source.json').is_file(): return out/'files'        # another process was faster
+        try:
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix='.fetch-') as tmp:
+                listing = _hub_listing(name, revision)
+                require(file is None or file in listing, lambda: f"the data set {name} has no file {file!r} at {revision}; its files are {', '.join(listing)}")
+                if file is None: _only_tables(f'the data set {name}', listing)
+                hashes = {f: h for f, h in listing.items() if f == file or file is None and (_suffix(f)[0] or f == 'README.md')}
+                _hub_download(name, revision, list(hashes), f'{tmp}/out/files')
+                _check_hashes(f'{tmp}/out/files', hashes)
+                write_json(f'{tmp}/out/source.json', dict(name=name, revision=revision, hashes=hashes))
+                shutil.rmtree(out, ignore_errors=True)
+                os.replace(f'{tmp}/out', out)
+        except ValueError: raise
+        except Exception as e:
+            why = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise ConnectionError(f"the data set {name!r} is neither a file or folder here nor could it be had from the hub at {revision} ({why}); check the name and the connection, or pass a local copy") from None
     return out/'files'
 
 # %% ../nbs/08_text.ipynb #ca51df66

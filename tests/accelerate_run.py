@@ -1,5 +1,5 @@
 "One script for one process and for several (`accelerate launch --multi_gpu --num_processes 2 accelerate_run.py OUT CASE`; without GPUs they use gloo): two steps at scale smoke in float64. GPT-2, since a Llama's RMSNorm passes through float32 whatever the model's precision, which leaves 1e-8."
-import sys
+import os, sys, time
 from dataclasses import replace
 import numpy as np, torch
 from fit_once import heads
@@ -22,6 +22,12 @@ def one(out, case, kind='gpt2'):
     run.train(PROMPTS, 3, out)
     return run
 
+def slow_disk():
+    "Every file of the first process takes a tenth of a second more, so that whoever reads one before it is there is caught."
+    replace = os.replace
+    def slowly(*a): time.sleep(.1); replace(*a)
+    if os.environ.get('RANK') == '0': os.replace = slowly
+
 def study(out):
     "A whole study with every kind of stage."
     lm = tiny_model('gpt2')
@@ -42,6 +48,7 @@ def sharded(run):
     assert torch.isfinite(logits).all() and sum(p.numel() for p in merged.parameters()) == all_
 
 if __name__ == '__main__':
+    slow_disk()
     for case in sys.argv[2:]:
         if case == 'study': study(f'{sys.argv[1]}/study'); continue
         run = one(f'{sys.argv[1]}/{case}', case)

@@ -48,6 +48,7 @@ def arm(kind, *args):
             calls[0] += 1
             return real() + (args[0] if calls[0] > args[1] else 0)
         time.time = jumping
+    if kind == 'spectate': core.spectate()
     if kind == 'flock':
         import fcntl
         def none(*a): raise OSError(args[0], os.strerror(args[0]))

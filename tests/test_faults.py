@@ -474,11 +474,14 @@ def test_fetch_killed(tmp_path, at):
     assert [p.name for p in (tmp_path/'c').iterdir()] == ['smollm2-135m']
     return 'right'
 
-@pytest.mark.parametrize('case', cases(range(2)))
+@pytest.mark.parametrize('lookers', cases([0, 2, 3]))
 @counted
-def test_two_fetch_at_once(tmp_path, case):
-    ps = [begin(fault_child.fetch, str(tmp_path/'c'), f'{tmp_path}/{i}.log', b'weights') for i in range(3)]
+def test_three_fetch_at_once(tmp_path, lookers):
+    "Also where they are processes of one run, of which only the first one's files count: the cache is everybody's."
+    ps = [begin(fault_child.fetch, str(tmp_path/'c'), f'{tmp_path}/{i}.log', b'weights', *[('spectate',)][:i < lookers]) for i in range(3)]
     ends = [finish(p, f'{tmp_path}/{i}.log') for i, p in enumerate(ps)]
     assert [code for code, _ in ends] == [0]*3, ends
     assert sum('Fetching' in said for _, said in ends) == 1, 'the others waited'
+    code, said = do(fault_child.fetch, tmp_path/'c', b'weights')
+    assert code == 0 and 'Fetching' not in said and [p.name for p in (tmp_path/'c').iterdir()] == ['smollm2-135m']
     return 'right'
