@@ -1,4 +1,4 @@
-import os
+import os, pytest
 from hypothesis import settings
 
 os.environ.setdefault('MAXMIN_SCALE', 'smoke')
@@ -11,3 +11,9 @@ settings.load_profile('maxmin')
 def pytest_collection_modifyitems(items):
     "What takes seconds first; the notebooks last."
     items.sort(key=lambda i: i.path.name == 'test_notebooks.py')
+
+
+@pytest.fixture(scope='session')
+def finished():
+    "Notebooks that ran from top to bottom at scale smoke in this session without an error: once is enough."
+    return set()

@@ -125,13 +125,13 @@ def ours(errors):
 
 
 @pytest.mark.parametrize('name', [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in PATHS])
-def test_notebook(opened, name):
+def test_notebook(opened, name, finished):
     "Run All at scale smoke without an error (an exercise stops where an answer is missing); every control of every interactive figure changes it within half a second; nothing on the console."
     p = opened(name)
     outputs = p.run_all()
     errors = [(i, o['ename'], o['evalue']) for i, outs, _ in outputs for o in outs if o['output_type'] == 'error']
     if name.startswith('exercises/'): assert {e for _, e, _ in errors} <= {'NotYet', 'NotImplementedError'} and len(errors) == 1, errors    # it stops at the first answer that is missing
-    else: assert not errors
+    else: assert not errors; finished.add(name)
     figures = [i for i, outs, src in outputs if re.search(r'^(interactive_(figure|html)\(|waves$)', src, flags=re.M) and any('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in outs)]
     assert len(figures) == interactive(name)
     for n, i in enumerate(figures):
