@@ -246,7 +246,7 @@ def test_bad_input():
 
 @pytest.mark.slow
 @books
-def test_solutions_in_a_kernel(name):
+def test_solutions_in_a_kernel(name, finished):
     "As a reader runs them: in a fresh kernel, in their own folder, at scale smoke."
     import test_notebooks
-    test_notebooks.test_runs(SOLUTIONS/name)
+    test_notebooks.test_runs(SOLUTIONS/name, finished)
