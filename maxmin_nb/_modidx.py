@@ -45,7 +45,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'maxmin_nb.cli.main': ('tools/cli.html#main', 'maxmin_nb/cli.py')},
             'maxmin_nb.core': { 'maxmin_nb.core.Scale': ('tools/core.html#scale', 'maxmin_nb/core.py'),
                                 'maxmin_nb.core._digest': ('tools/core.html#_digest', 'maxmin_nb/core.py'),
-                                'maxmin_nb.core._idle': ('tools/core.html#_idle', 'maxmin_nb/core.py'),
                                 'maxmin_nb.core._lock': ('tools/core.html#_lock', 'maxmin_nb/core.py'),
                                 'maxmin_nb.core._plain': ('tools/core.html#_plain', 'maxmin_nb/core.py'),
                                 'maxmin_nb.core.atomic': ('tools/core.html#atomic', 'maxmin_nb/core.py'),
